@@ -1,0 +1,23 @@
+"""The classic CNNs, from LeNet-5 to DenseNet and SqueezeNet, and one pipeline that trains them.
+
+`create_model(name)` builds a network, `list_models()` names them all, `info(name)` gives a network's facts, and
+`load_run(directory)` brings back what `train.py` left. They load torch when first used, not when cnnzoo is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnzoo.models import create_model, info, list_models
+    from cnnzoo.runs import load_run
+
+__version__ = "0.1.0"
+__all__ = ["create_model", "info", "list_models", "load_run"]
+
+_PLACES = {"create_model": "models", "info": "models", "list_models": "models", "load_run": "runs"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(f"cnnzoo.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'cnnzoo' has no attribute '{name}'")

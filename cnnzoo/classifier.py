@@ -1,0 +1,131 @@
+"""The LightningModule: what a training step is, what is measured, and what a checkpoint holds."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from cnnzoo.errors import UserError
+
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
+
+
+class Classifier(pl.LightningModule):
+    """Trains a network to tell classes apart, with cross-entropy.
+
+    net: `(N, C, H, W) -> (N, num_classes)` logits; with `forward_with_aux` where `aux_weight` is not 0.
+    optimizer: takes the parameter groups. scheduler: takes the optimizer, `total_steps` and `steps_per_epoch`; None keeps
+    the rate. facts: plain values that every checkpoint carries, enough to rebuild the network for inference.
+
+    Logs `train/loss`, `train/acc1` and `lr` by step, their means over the epoch as `train/loss_epoch` and
+    `train/acc1_epoch`, and `val/` and `test/` `loss`, `acc1` and `acc5` by epoch. Accuracies are shares, 0 to 1. Losses of
+    validation and test are plain cross-entropy, without label smoothing.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        label_smoothing: float = 0.0,
+        aux_weight: float = 0.0,
+        channels_last: bool = True,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing={label_smoothing}: a number from 0 up to but not 1")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
+        self.facts = dict(facts or {})
+        self.train_means = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
+        self.eval_means = nn.ModuleDict(
+            {stage: nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1", "acc5")}) for stage in ("val", "test")}
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_classes) logits."""
+        return self.net(images.contiguous(memory_format=self.memory_format))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch, auxiliary heads included."""
+        images, labels = batch
+        aux_logits: list[Tensor] = []
+        if self.aux_weight:
+            images = images.contiguous(memory_format=self.memory_format)
+            logits, aux_logits = self.net.forward_with_aux(images)
+        else:
+            logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for aux in aux_logits:
+            loss = loss + self.aux_weight * F.cross_entropy(aux, labels, label_smoothing=self.label_smoothing)
+        acc1 = hits(logits, labels, 1).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/acc1", acc1, prog_bar=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.train_means["loss"].update(loss.detach(), len(labels))
+        self.train_means["acc1"].update(acc1, len(labels))
+        for name, mean in self.train_means.items():
+            self.log(f"train/{name}_epoch", mean, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to `val/`."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to `test/`."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        images, labels = batch
+        logits = self(images)
+        means = self.eval_means[stage]
+        means["loss"].update(F.cross_entropy(logits, labels), len(labels))
+        means["acc1"].update(hits(logits, labels, 1).mean(), len(labels))
+        means["acc5"].update(hits(logits, labels, 5).mean(), len(labels))
+        for name, mean in means.items():
+            self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=stage == "val" and name == "acc1")
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer on two groups, weights and the rest, of which only the weights decay; the schedule by step.
+
+        Decaying neither biases nor normalization layers is He et al.'s rule ("conv and fc weights"), and most others'.
+        """
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        if self.scheduler is None:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError("trainer.max_epochs=-1: a schedule needs an end; type a number, or trainer.max_steps=...")
+        batches = self.trainer.num_training_batches
+        if batches == float("inf"):
+            raise UserError("the training data has no length: type trainer.limit_train_batches=...")
+        per_epoch = batches / self.trainer.accumulate_grad_batches
+        scheduler = self.scheduler(optimizer, total_steps=int(total), steps_per_epoch=per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what inference needs, and the figures of this moment; plain types only, so that loading runs no code."""
+        now = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["cnnzoo"] = {**self.facts, "epoch": self.current_epoch, "metrics": now}
+
+
+def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """`(N, num_classes)`, `(N,)` -> `(N,)` float: 1 where the label is among the `k` largest logits (or all, if fewer)."""
+    k = min(k, logits.shape[1])
+    return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).float()

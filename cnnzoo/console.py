@@ -1,0 +1,17 @@
+"""How the jobs' log reaches the terminal."""
+
+import logging
+import sys
+from typing import TextIO
+
+
+class ConsoleHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stdout` is at the time, so that lines appear above a live progress bar, not through it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The present standard output."""
+        return sys.stdout

@@ -1,0 +1,11 @@
+"""Images: where they come from, in which order, what is done to them, how they reach the device.
+
+`cnnzoo.data.datamodule.DataModule` puts it together; it alone needs Lightning.
+"""
+
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.preprocess import Preprocess
+from cnnzoo.data.sources import Digits, Folder, Synthetic
+from cnnzoo.data.torch_loader import TorchLoader
+
+__all__ = ["Augment", "Digits", "Folder", "Preprocess", "Synthetic", "TorchLoader"]

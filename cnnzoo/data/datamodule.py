@@ -1,0 +1,191 @@
+"""The Lightning data module: a source, an order, an augmentation and a loader, put together."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.order import Order
+from cnnzoo.data.preprocess import Preprocess, normalize
+from cnnzoo.data.split import SPLITS, Source, Split
+from cnnzoo.data.torch_loader import TorchLoader
+from cnnzoo.errors import UserError
+
+
+class DataModule(pl.LightningDataModule):
+    """All that a net is trained and tested on. Building one lists files and nothing more.
+
+    `source` is called as `source(root=root, split_seed=split_seed)`; `loader` is `TorchLoader` or one like it, its
+    own options bound with functools.partial. `batch_size` is per process. `image_size` and `channels` are what was
+    typed, or None; `proposed_image_size` and `proposed_channels` are the data set's; `settle` decides, and from then on
+    `settled_image_size`, `settled_channels`, `settled_mean`, `settled_std` and `preprocess` are there.
+
+    Without a trainer it acts as rank 0 of 1. Raises UserError for values that cannot be.
+    """
+
+    def __init__(
+        self,
+        source: Callable[..., Source],
+        *,
+        name: str | None = None,
+        root: str | None = None,
+        split_seed: int = 0,
+        batch_size: int = 64,
+        image_size: int | None = None,
+        channels: int | None = None,
+        seed: int = 0,
+        augment: Augment = Augment(),  # noqa: B008 - it is frozen
+        loader: Callable[..., Any] = TorchLoader,
+    ) -> None:
+        super().__init__()
+        _check("data.batch_size", batch_size, 1)
+        _check("data.split_seed", split_seed, 0)
+        if image_size is not None:
+            _check("data.image_size", image_size, 1)
+        if channels not in (None, 1, 3):
+            raise UserError(f"data.channels={channels}: it can be 1 (grey) or 3 (colour)")
+        self.source = source(root=root, split_seed=split_seed)
+        self.name = name or self.source.name
+        self.classes = self.source.classes
+        self.batch_size, self.image_size, self.channels = batch_size, image_size, channels
+        self.seed, self.augment, self.loader = seed, augment, loader
+        self.settled = False
+        self._loaders: dict[str, Any] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def proposed_image_size(self) -> int:
+        """The image size that suits the data."""
+        return self.source.image_size
+
+    @property
+    def proposed_channels(self) -> int:
+        """1 where the images are grey, else 3."""
+        return self.source.channels
+
+    def split(self, name: str) -> Split | None:
+        """The split "train", "val" or "test"; None where there is no such split."""
+        return self.source.split(name)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split."""
+        return self.split("test") is not None
+
+    def settle(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        """Decide what the net is given. `mean` and `std`, of pixels 0 to 1: None takes the augmentation's or the data's.
+
+        Statistics of three channels are averaged for one, those of one repeated for three.
+        """
+        self.settled_image_size, self.settled_channels = image_size, channels
+        self.settled_mean = _per_channel("mean", mean or self.augment.mean or self.source.mean, channels)
+        self.settled_std = _per_channel("std", std or self.augment.std or self.source.std, channels)
+        self.settled = True
+        self._close()  # loaders made for another size
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """What inference needs, as plain values: `Preprocess(**values)` does to an image what evaluation does."""
+        return {
+            "image_size": self.settled_image_size,
+            "eval_resize": self.augment.eval_resize,
+            "channels": self.settled_channels,
+            "mean": list(self.settled_mean),
+            "std": list(self.settled_std),
+        }
+
+    def preprocessor(self) -> Preprocess:
+        """`Preprocess` with these values."""
+        return Preprocess(**self.preprocess)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Settle with what was typed, else proposed, if nobody has decided yet."""
+        if not self.settled:
+            self.settle(
+                image_size=self.image_size or self.proposed_image_size,
+                channels=self.channels or self.proposed_channels,
+            )
+
+    def train_dataloader(self) -> Any:
+        """Batches in a new order each epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> Any:
+        """Every image of val, once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Any:
+        """Every image of test, once; an empty list where there is no test split."""
+        return self._loader("test") if self.has_test else []
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Images to normalized float32, channels last in memory, on the device where they are; labels as they are."""
+        images, labels = batch
+        return normalize(images, self.settled_mean, self.settled_std), labels
+
+    def teardown(self, stage: str | None = None) -> None:
+        """End the loaders' workers."""
+        self._close()
+
+    def _loader(self, name: str) -> Any:
+        """The split's loader: one, so that its workers live on when Lightning asks again."""
+        assert name in SPLITS
+        if name not in self._loaders:
+            self.setup()
+            split = self.split(name)
+            assert split is not None
+            train, trainer = name == "train", self.trainer
+            order = Order(
+                len(split),
+                self.batch_size,
+                seed=self.seed,
+                train=train,
+                rank=trainer.global_rank if trainer else 0,
+                world_size=trainer.world_size if trainer else 1,
+                frozen=bool(trainer and getattr(trainer, "overfit_batches", 0)),
+            )
+            self._loaders[name] = self.loader(
+                split,
+                order,
+                augment=self.augment,
+                train=train,
+                image_size=self.settled_image_size,
+                channels=self.settled_channels,
+                seed=self.seed,
+                pin=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            )
+        return self._loaders[name]
+
+    def _close(self) -> None:
+        for loader in self._loaders.values():
+            loader.close()
+        self._loaders = {}
+
+
+def _check(key: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{key}={value}: it must be a whole number, at least {least}")
+
+
+def _per_channel(field: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    values = tuple(float(value) for value in values)
+    if len(values) == channels:
+        return values
+    if len(values) == 1:
+        return values * channels
+    if channels == 1 and len(values) == 3:
+        return (sum(values) / 3,)
+    raise UserError(f"augment.{field}={list(values)}: {len(values)} numbers for {channels} channel(s)")

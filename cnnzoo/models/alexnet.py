@@ -1,0 +1,88 @@
+"""AlexNet, after "ImageNet Classification with Deep Convolutional Neural Networks" (Krizhevsky et al., 2012).
+
+`alexnet` is what the community means by it and what torchvision has: the single tower of "One weird trick for
+parallelizing convolutional neural networks" (Krizhevsky, 2014, arXiv 1404.5997). It departs from the paper of 2012:
+widths 64-192-384-256-256, no groups, no response normalization, dropout before each hidden layer instead of after it,
+PyTorch's own initialization, and an adaptive pool before the classifier, so that it takes images of any size from 63
+pixels.
+
+The small form is the field's for 32 x 32 (bearpaw/pytorch-classification): conv1 padded by 5, pools of 2 x 2, one
+linear layer. Ours are its average pool, which does nothing at 32 x 32 and admits larger images, and He
+initialization: with PyTorch's own it stands still for epochs.
+"""
+
+import torch
+from torch import nn
+
+from cnnzoo.models.layers import init_rectifier, up_to_last
+from cnnzoo.models.registry import Accuracy, Info, Paper, register
+
+PAPER = Paper("ImageNet Classification with Deep Convolutional Neural Networks", 2012, None)
+
+
+class AlexNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes)."""
+
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, *, stem: str = "native", dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        small = stem == "small"
+        padding, pool = (5, 2) if small else (2, 3)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=padding),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(pool, stride=2),
+            nn.Conv2d(64, 192, kernel_size=5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(pool, stride=2),
+            nn.Conv2d(192, 384, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(pool, stride=2),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 6)
+        if small:
+            self.num_features = 256
+            self.classifier = nn.Sequential(nn.Linear(256, num_classes))
+            init_rectifier(self)
+        else:
+            self.num_features = 4096
+            self.classifier = nn.Sequential(
+                nn.Dropout(dropout),
+                nn.Linear(256 * 6 * 6, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(4096, 4096),
+                nn.ReLU(inplace=True),
+                nn.Linear(4096, num_classes),
+            )
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        x = self.features(x)  # (N, 256, 6, 6) at 224; small: (N, 256, 1, 1) at 32
+        x = torch.flatten(self.avgpool(x), 1)
+        return up_to_last(self.classifier, x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier[-1](self.forward_features(x))
+
+
+register(
+    Info(
+        name="alexnet",
+        family="alexnet",
+        paper=PAPER,
+        parameters=61_100_840,
+        multiply_accumulates=714_188_480,
+        min_size=63,
+        small_min_size=29,
+        accuracy=Accuracy(0.56522, 0.79066, "torchvision AlexNet_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"),
+        torchvision="alexnet",
+        weights=("IMAGENET1K_V1",),
+    ),
+    AlexNet,
+)

@@ -1,0 +1,199 @@
+"""GoogLeNet, or Inception-v1, after "Going Deeper with Convolutions" (Szegedy et al., 2014, arXiv 1409.4842).
+
+Table 1 and Figure 3. `googlenet` is what the community means by it and equals torchvision's, weights included. It
+departs from the paper: batch norm and no biases, no response normalization, 3 x 3 convolutions where the paper has 5
+x 5 (a known slip, kept for the weights), a 2 x 2 pool before 5a, dropout 0.2 instead of 0.4, auxiliary heads on an
+adaptive pool. torchvision's weights expect inputs in [-1, 1]; `transform_input=True`, set along with them, converts
+from the usual normalization by ImageNet's mean and deviation.
+
+The small form is the field's for 32 x 32 (kuangliu): one 3 x 3 convolution to 192 maps replaces everything before 3a,
+so that the first two halvings fall away; ours is that the inception modules stay as above.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cnnzoo.errors import UserError
+from cnnzoo.models.registry import Accuracy, Info, Paper, register
+
+PAPER = Paper("Going Deeper with Convolutions", 2014, "1409.4842")
+
+# (x * deviation + mean - 0.5) / 0.5 for red, green and blue: from ImageNet's normalization to [-1, 1]
+SCALE = (0.229 / 0.5, 0.224 / 0.5, 0.225 / 0.5)
+SHIFT = ((0.485 - 0.5) / 0.5, (0.456 - 0.5) / 0.5, (0.406 - 0.5) / 0.5)
+
+
+class ConvNormReLU(nn.Module):
+    """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Inception(nn.Module):
+    """(N, in, H, W) -> (N, n1x1 + n3x3 + n5x5 + pool_proj, H, W). The arguments are the columns of Table 1."""
+
+    def __init__(
+        self, in_channels: int, n1x1: int, n3x3_reduce: int, n3x3: int, n5x5_reduce: int, n5x5: int, pool_proj: int
+    ) -> None:
+        super().__init__()
+        self.branch1 = ConvNormReLU(in_channels, n1x1, 1)
+        self.branch2 = nn.Sequential(ConvNormReLU(in_channels, n3x3_reduce, 1), ConvNormReLU(n3x3_reduce, n3x3, 3))
+        self.branch3 = nn.Sequential(ConvNormReLU(in_channels, n5x5_reduce, 1), ConvNormReLU(n5x5_reduce, n5x5, 3))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), ConvNormReLU(in_channels, pool_proj, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+
+
+class AuxiliaryHead(nn.Module):
+    """(N, in, H, W) -> (N, num_classes), from the middle of the network (section 5)."""
+
+    def __init__(self, in_channels: int, num_classes: int, *, dropout: float) -> None:
+        super().__init__()
+        self.conv = ConvNormReLU(in_channels, 128, 1)
+        self.fc1 = nn.Linear(128 * 4 * 4, 1024)
+        self.fc2 = nn.Linear(1024, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(F.adaptive_avg_pool2d(x, 4))  # (N, 128, 4, 4)
+        x = F.relu(self.fc1(torch.flatten(x, 1)), inplace=True)
+        return self.fc2(self.dropout(x))
+
+
+class GoogLeNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes). Shapes at the ends of the lines are for images of 224."""
+
+    num_features = 1024
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        stem: str = "native",
+        aux_logits: bool = False,
+        transform_input: bool = False,
+        dropout: float = 0.2,
+        aux_dropout: float = 0.7,
+    ) -> None:
+        super().__init__()
+        if transform_input and in_channels != 3:
+            raise UserError(f"transform_input=True needs in_channels=3, red, green and blue, not {in_channels}")
+        self.transform_input = transform_input
+        if stem == "small":
+            self.conv1 = ConvNormReLU(in_channels, 192, 3)
+            self.maxpool1, self.conv2, self.conv3, self.maxpool2 = (nn.Identity() for _ in range(4))
+        else:
+            self.conv1 = ConvNormReLU(in_channels, 64, 7, stride=2)
+            self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+            self.conv2 = ConvNormReLU(64, 64, 1)
+            self.conv3 = ConvNormReLU(64, 192, 3)
+            self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+        self.inception3a = Inception(192, 64, 96, 128, 16, 32, 32)
+        self.inception3b = Inception(256, 128, 128, 192, 32, 96, 64)
+        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.inception4a = Inception(480, 192, 96, 208, 16, 48, 64)
+        self.inception4b = Inception(512, 160, 112, 224, 24, 64, 64)
+        self.inception4c = Inception(512, 128, 128, 256, 24, 64, 64)
+        self.inception4d = Inception(512, 112, 144, 288, 32, 64, 64)
+        self.inception4e = Inception(528, 256, 160, 320, 32, 128, 128)
+        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.inception5a = Inception(832, 256, 160, 320, 32, 128, 128)
+        self.inception5b = Inception(832, 384, 192, 384, 48, 128, 128)
+        self.aux1 = AuxiliaryHead(512, num_classes, dropout=aux_dropout) if aux_logits else None
+        self.aux2 = AuxiliaryHead(528, num_classes, dropout=aux_dropout) if aux_logits else None
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.01, a=-2, b=2)
+
+    def _trunk(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(N, in_channels, H, W) -> what 4a, 4d and 5b say."""
+        if self.transform_input:
+            x = x * x.new_tensor(SCALE).view(1, 3, 1, 1) + x.new_tensor(SHIFT).view(1, 3, 1, 1)
+        x = self.conv1(x)  # (N, 64, 112, 112)
+        x = self.maxpool1(x)  # (N, 64, 56, 56)
+        x = self.conv2(x)  # (N, 64, 56, 56)
+        x = self.conv3(x)  # (N, 192, 56, 56)
+        x = self.maxpool2(x)  # (N, 192, 28, 28); small: an image of 28 would come here as it is
+        x = self.inception3a(x)  # (N, 256, 28, 28)
+        x = self.inception3b(x)  # (N, 480, 28, 28)
+        x = self.maxpool3(x)  # (N, 480, 14, 14)
+        after_4a = self.inception4a(x)  # (N, 512, 14, 14)
+        x = self.inception4b(after_4a)  # (N, 512, 14, 14)
+        x = self.inception4c(x)  # (N, 512, 14, 14)
+        after_4d = self.inception4d(x)  # (N, 528, 14, 14)
+        x = self.inception4e(after_4d)  # (N, 832, 14, 14)
+        x = self.maxpool4(x)  # (N, 832, 7, 7)
+        x = self.inception5a(x)  # (N, 832, 7, 7)
+        x = self.inception5b(x)  # (N, 1024, 7, 7)
+        return after_4a, after_4d, x
+
+    def _head(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 1024, H, W) -> (N, num_classes)."""
+        return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, 1024, H/32, W/32), the last feature map; small: H/4."""
+        return self._trunk(x)[-1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._head(self.forward_features(x))
+
+    def forward_with_aux(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(N, in_channels, H, W) -> logits and the auxiliary heads' logits: the shallow one's (4a) first, the deep (4d) last.
+
+        The list is empty without `aux_logits=True`.
+        """
+        after_4a, after_4d, x = self._trunk(x)
+        logits = self._head(x)
+        if self.aux1 is None or self.aux2 is None:
+            return logits, []
+        return logits, [self.aux1(after_4a), self.aux2(after_4d)]
+
+    def adapt_pretrained(self, state: dict[str, torch.Tensor], *, published: bool) -> dict[str, torch.Tensor]:
+        """Drop auxiliary keys where there are no heads, and fold the input transform into conv1 where it is off.
+
+        The fold is exact but for the three outermost pixels, where zero padding stood for a grey of [-1, 1].
+        """
+        if self.aux1 is None:
+            state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2."))}
+        if published and not self.transform_input:
+            weight = state["conv1.conv.weight"]
+            shift = (weight.sum((2, 3)) * weight.new_tensor(SHIFT)).sum(1)
+            scaled = weight * weight.new_tensor(SCALE).view(1, 3, 1, 1)
+            mean = state["conv1.bn.running_mean"] - shift
+            state = {**state, "conv1.conv.weight": scaled, "conv1.bn.running_mean": mean}
+        return state
+
+
+register(
+    Info(
+        name="googlenet",
+        family="googlenet",
+        paper=PAPER,
+        parameters=6_624_904,
+        multiply_accumulates=1_498_376_192,
+        min_size=15,
+        small_min_size=2,
+        accuracy=Accuracy(
+            0.69778, 0.89530, "torchvision GoogLeNet_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"
+        ),
+        torchvision="googlenet",
+        weights=("IMAGENET1K_V1",),
+    ),
+    GoogLeNet,
+    pretrained_arguments={"transform_input": True},
+)

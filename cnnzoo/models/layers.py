@@ -1,0 +1,32 @@
+"""What three families or more share."""
+
+import torch
+from torch import nn
+
+
+def local_response_norm() -> nn.LocalResponseNorm:
+    """Local response normalization with AlexNet's constants (section 3.3): (N, C, H, W) -> (N, C, H, W).
+
+    PyTorch divides alpha by the size of the window, as the author's code does and the printed formula does not.
+    """
+    return nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
+
+
+def init_rectifier(net: nn.Module) -> None:
+    """Draw every convolution and linear layer from N(0, 2 / fan_in), biases zero (He et al., arXiv 1502.01852).
+
+    It keeps the signal's variance through any number of rectified layers, so a network without batch norm starts to
+    learn at once; with the N(0, 0.01) of the early papers it may sit still for many epochs.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def up_to_last(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """What the last of `layers` is given: (N, in) -> (N, last.in_features)."""
+    for layer in layers[:-1]:
+        x = layer(x)
+    return x

@@ -1,0 +1,171 @@
+"""ResNet, after "Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv 1512.03385).
+
+Table 1 and Figure 5. `resnet18` to `resnet152` are what the community means by the names and equal torchvision's.
+They depart from the paper: projection shortcuts wherever the shape changes (option B), also in 18 and 34 layers, and
+the stride of a bottleneck in its 3 x 3 convolution ("v1.5"), where the paper has it in the first 1 x 1.
+
+Blocks are made by `block(in_channels, width, stride)`; what a shortcut is, and where a bottleneck steps, are
+arguments to bind with functools.partial, so that another form of the network is another factory.
+
+The small form is the field's for 32 x 32: a 3 x 3 convolution of stride 1 and no pool in front. It is not the network
+that the paper has for CIFAR.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from cnnzoo.models.registry import Accuracy, Info, Paper, register
+
+PAPER = Paper("Deep Residual Learning for Image Recognition", 2015, "1512.03385")
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """Option B: (N, in, H, W) -> (N, out, H/stride, W/stride) where a block changes the shape, else None, identity."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+
+
+Shortcut = Callable[[int, int, int], nn.Module | None]
+
+
+class BasicBlock(nn.Module):
+    """(N, in, H, W) -> (N, width, H/stride, W/stride), Figure 5 left."""
+
+    def __init__(self, in_channels: int, width: int, stride: int, *, shortcut: Shortcut = projection) -> None:
+        super().__init__()
+        self.out_channels = width
+        downsample = shortcut(in_channels, width, stride)  # drawn first, as torchvision does: same seed, same weights
+        self.conv1 = conv3x3(in_channels, width, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv3x3(width, width)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right. `strided`: which convolution steps."""
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, *, shortcut: Shortcut = projection, strided: int = 2
+    ) -> None:
+        super().__init__()
+        self.out_channels = 4 * width
+        stride1, stride2 = (stride, 1) if strided == 1 else (1, stride)
+        downsample = shortcut(in_channels, self.out_channels, stride)
+        self.conv1 = conv1x1(in_channels, width, stride1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride2)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, self.out_channels)
+        self.bn3 = nn.BatchNorm2d(self.out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes). `depths` and `widths`: blocks, and their width, of each stage."""
+
+    def __init__(
+        self,
+        block: Callable[[int, int, int], nn.Module],
+        depths: Sequence[int],
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: str = "native",
+        widths: Sequence[int] = (64, 128, 256, 512),
+    ) -> None:
+        super().__init__()
+        channels = widths[0]
+        if stem == "small":
+            self.conv1 = conv3x3(in_channels, channels)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, stride=2, padding=1)
+
+        self.stages = [f"layer{i + 1}" for i in range(len(depths))]
+        for stage, depth, width in zip(self.stages, depths, widths, strict=True):
+            blocks: list[nn.Module] = []
+            for i in range(depth):
+                stride = 2 if i == 0 and stage != "layer1" else 1
+                blocks.append(block(channels, width, stride))
+                channels = int(blocks[-1].out_channels)  # type: ignore[arg-type]
+            self.add_module(stage, nn.Sequential(*blocks))
+
+        self.num_features = channels
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, num_features, H/32, W/32), the last feature map; small: H/8."""
+        x = self.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        x = self.maxpool(x)  # (N, 64, H/4, W/4)
+        for stage in self.stages:
+            x = getattr(self, stage)(x)  # each after the first halves the sides
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.avgpool(self.forward_features(x))
+        return self.fc(torch.flatten(x, 1))
+
+
+V1, V1_V2 = ("IMAGENET1K_V1",), ("IMAGENET1K_V1", "IMAGENET1K_V2")
+
+for name, block, depths, parameters, multiply_accumulates, top1, top5, weights in (
+    ("resnet18", BasicBlock, (2, 2, 2, 2), 11_689_512, 1_814_073_344, 0.69758, 0.89078, V1),
+    ("resnet34", BasicBlock, (3, 4, 6, 3), 21_797_672, 3_663_761_408, 0.73314, 0.91420, V1),
+    ("resnet50", Bottleneck, (3, 4, 6, 3), 25_557_032, 4_089_184_256, 0.76130, 0.92862, V1_V2),
+    ("resnet101", Bottleneck, (3, 4, 23, 3), 44_549_160, 7_801_405_440, 0.77374, 0.93546, V1_V2),
+    ("resnet152", Bottleneck, (3, 8, 36, 3), 60_192_808, 11_513_626_624, 0.78312, 0.94046, V1_V2),
+):
+    register(
+        Info(
+            name=name,
+            family="resnet",
+            paper=PAPER,
+            parameters=parameters,
+            multiply_accumulates=multiply_accumulates,
+            min_size=1,
+            small_min_size=1,
+            accuracy=Accuracy(
+                top1,
+                top5,
+                f"torchvision ResNet{name[6:]}_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224",
+            ),
+            torchvision=name,
+            weights=weights,
+        ),
+        ResNet,
+        block=block,
+        depths=depths,
+    )

@@ -1,0 +1,127 @@
+"""SqueezeNet, after "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters" (Iandola et al., 2016, 1602.07360).
+
+`squeezenet1_0` is Table 1, `squeezenet1_1` the authors' later release: a smaller first convolution and earlier pools,
+2.4 times less computation. Both equal torchvision's. Departures, torchvision's: He initialization where the authors
+have Xavier's, and images of 224 pixels where the table's sizes need 227.
+
+The small form is the field's for 32 x 32 (weiaicunzai/pytorch-cifar100, without its batch norm and bypasses): a 3 x 3
+convolution of stride 1 in front, pools of 2 x 2, and no rectifier after conv10. That rectifier, harmless in the trained
+networks, can silence a class for good in the first steps.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from cnnzoo.models.registry import Accuracy, Info, Paper, register
+
+PAPER = Paper("SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016, "1602.07360")
+
+# (squeeze, expand) of fire2 to fire9: Table 1's s1x1, and its e1x1 and e3x3, which are equal
+FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
+
+
+class Fire(nn.Module):
+    """(N, in, H, W) -> (N, 2 expand, H, W): squeeze by 1 x 1, expand by 1 x 1 and 3 x 3 side by side (Figure 1)."""
+
+    def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(in_channels, squeeze, kernel_size=1)
+        self.squeeze_activation = nn.ReLU(inplace=True)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, kernel_size=1)
+        self.expand1x1_activation = nn.ReLU(inplace=True)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, kernel_size=3, padding=1)
+        self.expand3x3_activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.squeeze_activation(self.squeeze(x))  # (N, squeeze, H, W)
+        narrow, wide = self.expand1x1(x), self.expand3x3(x)
+        return torch.cat([self.expand1x1_activation(narrow), self.expand3x3_activation(wide)], 1)
+
+
+class SqueezeNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes).
+
+    conv1: maps and kernel size of the first convolution. pools_after: the fires that a pool follows; one always follows
+    conv1.
+    """
+
+    num_features = 512
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        conv1: tuple[int, int] = (64, 3),
+        pools_after: Sequence[int] = (3, 5),
+        stem: str = "native",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        small = stem == "small"
+        channels, kernel_size = conv1
+
+        def pool() -> nn.MaxPool2d:
+            return nn.MaxPool2d(2) if small else nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+        first = (
+            nn.Conv2d(in_channels, channels, kernel_size=3, padding=1)
+            if small
+            else nn.Conv2d(in_channels, channels, kernel_size, stride=2)
+        )
+        layers: list[nn.Module] = [first, nn.ReLU(inplace=True), pool()]
+        for fire, (squeeze, expand) in enumerate(FIRES, start=2):
+            layers.append(Fire(channels, squeeze, expand))
+            channels = 2 * expand
+            if fire in pools_after:
+                layers.append(pool())
+        self.features = nn.Sequential(*layers)
+        conv10 = nn.Conv2d(channels, num_classes, kernel_size=1)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            conv10,
+            nn.Identity() if small else nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                if module is conv10:
+                    nn.init.normal_(module.weight, std=0.01)
+                else:
+                    nn.init.kaiming_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, 512, H/16, W/16), the last feature map; small: H/8."""
+        return self.features(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.classifier(self.forward_features(x))  # (N, num_classes, 1, 1)
+        return torch.flatten(x, 1)
+
+
+for version, conv1, pools_after, parameters, multiply_accumulates, min_size, top1, top5 in (
+    ("1_0", (96, 7), (4, 8), 1_248_424, 818_924_576, 21, 0.58092, 0.80420),
+    ("1_1", (64, 3), (3, 5), 1_235_496, 349_151_936, 17, 0.58178, 0.80624),
+):
+    register(
+        Info(
+            name=f"squeezenet{version}",
+            family="squeezenet",
+            paper=PAPER,
+            parameters=parameters,
+            multiply_accumulates=multiply_accumulates,
+            min_size=min_size,
+            small_min_size=8,
+            accuracy=Accuracy(
+                top1, top5, f"torchvision SqueezeNet{version}_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"
+            ),
+            torchvision=f"squeezenet{version}",
+            weights=("IMAGENET1K_V1",),
+        ),
+        SqueezeNet,
+        conv1=conv1,
+        pools_after=pools_after,
+    )

@@ -1,0 +1,113 @@
+"""ZFNet, after "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus, 2013, arXiv 1311.2901).
+
+`zfnet_fig3` is the network of Figure 3, `zfnet` the wider one of Table 2, with 512, 1024 and 512 maps in conv3-5, which
+later accounts mean by the name. The paper states neither padding nor rounding: a padding of 1 in conv1 and pools that
+round up are what gives the figure's 110-55-26-13-6. The normalization's constants, not stated either, are AlexNet's.
+
+Departures: an adaptive pool before the classifier, so that images of any size from 47 pixels fit; He initialization
+instead of N(0, 0.01), and no rescaling of filters whose RMS exceeds 0.1.
+
+The small form is ours, for the field has none: conv1 and conv2 keep their kernels but step by 1, padded to keep the
+size, the three pools stay, and a global average with one linear layer replaces the three fully connected ones.
+"""
+
+import torch
+from torch import nn
+
+from cnnzoo.models.layers import init_rectifier, local_response_norm, up_to_last
+from cnnzoo.models.registry import Accuracy, Info, Paper, register
+
+PAPER = Paper("Visualizing and Understanding Convolutional Networks", 2013, "1311.2901")
+
+
+def pool() -> nn.MaxPool2d:
+    """(N, C, H, W) -> (N, C, ceil((H - 3) / 2) + 1, ...): overlapping, rounded up as the figure's sizes ask."""
+    return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+
+class ZFNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes). `widths` are the maps of conv3, conv4 and conv5."""
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        widths: tuple[int, int, int] = (512, 1024, 512),
+        stem: str = "native",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        small = stem == "small"
+        stride, padding1, padding2 = (1, 3, 2) if small else (2, 1, 0)
+        conv3, conv4, conv5 = widths
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 96, kernel_size=7, stride=stride, padding=padding1),
+            nn.ReLU(inplace=True),
+            pool(),
+            local_response_norm(),
+            nn.Conv2d(96, 256, kernel_size=5, stride=stride, padding=padding2),
+            nn.ReLU(inplace=True),
+            pool(),
+            local_response_norm(),
+            nn.Conv2d(256, conv3, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(conv3, conv4, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(conv4, conv5, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            pool(),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 6)
+        if small:
+            self.num_features = conv5
+            self.classifier = nn.Sequential(nn.Linear(conv5, num_classes))
+        else:
+            self.num_features = 4096
+            self.classifier = nn.Sequential(
+                nn.Linear(conv5 * 6 * 6, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(4096, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(4096, num_classes),
+            )
+        init_rectifier(self)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        x = self.features(x)  # (N, conv5, 6, 6) at 224; small: (N, conv5, 4, 4) at 32, (N, conv5, 2, 2) at 16
+        x = torch.flatten(self.avgpool(x), 1)
+        return up_to_last(self.classifier, x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier[-1](self.forward_features(x))
+
+
+for name, widths, parameters, multiply_accumulates, top1, top5, row in (
+    (
+        "zfnet",
+        (512, 1024, 512),
+        107_627_624,
+        2_476_704_896,
+        0.625,
+        0.840,
+        "one convnet with layers 3, 4, 5: 512, 1024, 512",
+    ),
+    ("zfnet_fig3", (384, 384, 256), 62_357_608, 1_168_032_896, 0.616, 0.835, "one convnet as per Figure 3"),
+):
+    register(
+        Info(
+            name=name,
+            family="zfnet",
+            paper=PAPER,
+            parameters=parameters,
+            multiply_accumulates=multiply_accumulates,
+            min_size=47,
+            small_min_size=8,
+            accuracy=Accuracy(top1, top5, f"the paper's Table 2, {row}, ImageNet val, ten crops"),
+        ),
+        ZFNet,
+        widths=widths,
+    )

@@ -1,0 +1,121 @@
+"""What a run says of itself: a table before it starts, the outcome and the next commands after it, `metrics.json`."""
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from cnnzoo.data.datamodule import DataModule
+from cnnzoo.data.torch_loader import count_workers
+from cnnzoo.settle import Settled
+
+log = logging.getLogger(__name__)
+
+
+def tell(rows: Mapping[str, str]) -> None:
+    """Log a table of two columns."""
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        log.info("%s  %s", name.ljust(width), text)
+
+
+def describe(
+    data: DataModule, trainer: pl.Trainer, settled: Settled, cfg: DictConfig, parameters: int
+) -> dict[str, str]:
+    """What is about to run."""
+    splits = {name: data.split(name) for name in ("train", "val", "test")}
+    sizes = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
+    train = splits["train"]
+    assert train is not None
+    workers = count_workers(cfg.loader.workers, train)
+    return {
+        "model": f"{cfg.model.name} ({settled.stem} stem), {parameters:,} parameters",
+        "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
+        "input": f"{settled.image_size} x {settled.image_size} pixels, {settled.channels} "
+        f"channel{'s' if settled.channels > 1 else ''}, batches of {data.batch_size}",
+        "device": _device(trainer),
+        "loader": f"torch, {workers} workers" if workers else "torch, in the training process",
+        "cache": "not needed: the set is in memory" if train.paths is None else "none: files are read in every epoch",
+        "run": shown(Path(cfg.run_dir)),
+    }
+
+
+def result(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
+    """What came out, and what to type next."""
+    rows = {}
+    if "val/acc1" in metrics:
+        epoch = f" (epoch {metrics['best_epoch']}, the best)" if "best_epoch" in metrics else ""
+        rows["validation"] = _accuracies(metrics, "val") + epoch
+    if "test/acc1" in metrics:
+        rows["test"] = _accuracies(metrics, "test")
+    rows["time"] = f"{metrics['seconds']:,.0f} s for {metrics['epochs']} epochs"
+    where = shown(run_dir)
+    rows["run"] = where
+    top = Path(where).parts[0] if not Path(where).is_absolute() else where
+    rows["look at it"] = f"tensorboard --logdir {shlex.quote(top)}"
+    best = run_dir / "checkpoints" / "best.ckpt"
+    if best.exists():
+        weights = shlex.quote(f"model.weights={where}/checkpoints/best.ckpt")
+        rows["use it"] = f"python -c {shlex.quote(f'import cnnzoo; net = cnnzoo.load_run({where!r})')}"
+        rows["go on"] = f"{once_more(run_dir)} {weights}"
+    return rows
+
+
+def once_more(run_dir: Path) -> str:
+    """The command that gave this run, less what must differ in the next one."""
+    words = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
+    keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights="))]
+    return " ".join(["python", "train.py", *keep])
+
+
+def hyperparameters(cfg: DictConfig, settled: Settled) -> dict[str, bool | str | float | int]:
+    """What sets one run apart from another, flat, for TensorBoard's table."""
+    keep: dict[str, Any] = {
+        "model": cfg.model.name,
+        "stem": settled.stem,
+        "data": cfg.data.name,
+        "image_size": settled.image_size,
+        "batch_size": cfg.data.batch_size,
+        "epochs": cfg.trainer.max_epochs,
+        "precision": cfg.trainer.precision or "32-true",
+        "seed": cfg.seed,
+        "label_smoothing": cfg.label_smoothing,
+    }
+    for part in ("optimizer", "scheduler", "augment"):
+        node = OmegaConf.to_container(cfg[part], resolve=True)
+        assert isinstance(node, dict)
+        keep[part] = str(node.pop("_target_")).rpartition(".")[2]
+        keep |= {f"{part}.{name}": value for name, value in node.items() if not str(name).startswith("_")}
+    return {k: v if isinstance(v, (bool, str, float, int)) else str(v) for k, v in keep.items() if v is not None}
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write the file whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it: relative to here where it lies below."""
+    path = path.resolve()
+    here = Path.cwd().resolve()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _accuracies(metrics: Mapping[str, Any], stage: str) -> str:
+    return f"acc1 {metrics[f'{stage}/acc1']:.4f}, acc5 {metrics[f'{stage}/acc5']:.4f}, loss {metrics[f'{stage}/loss']:.4f}"
+
+
+def _device(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{trainer.world_size} x {name}{threads}, precision {trainer.precision}"

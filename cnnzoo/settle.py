@@ -1,0 +1,67 @@
+"""The one place where the data's proposal and the network's needs become image size, channels and stem."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cnnzoo.errors import UserError
+
+SMALL = 64
+"""Below this many pixels `stem=auto` takes a family's small-image form."""
+
+
+class Sized(Protocol):
+    """What is read of `cnnzoo.info(name)`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def small_min_size(self) -> int | None: ...
+    def sizes(self, stem: str) -> tuple[int, int | None]: ...
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run is built on, and in `notes` what was changed on the way, a sentence each."""
+
+    image_size: int
+    channels: int
+    stem: str
+    notes: tuple[str, ...] = ()
+
+
+def settle(
+    info: Sized,
+    *,
+    proposed_size: int,
+    proposed_channels: int,
+    typed_size: int | None = None,
+    typed_channels: int | None = None,
+    stem: str = "auto",
+    weights: str | None = None,
+) -> Settled:
+    """Settle the input of a run.
+
+    `proposed_*` is what the data set would like, `typed_*` what the person asked for (None: nothing). A proposed size is
+    raised to the smallest, or lowered to the largest, that the network takes; a typed one that it can't take is an error.
+    `stem="auto"` takes the small-image form below 64 pixels where the family has one, and the paper's for pretrained
+    weights, which exist for no other.
+
+    Raises `UserError` for a typed size out of the network's range and for an unknown stem.
+    """
+    if stem not in ("auto", "native", "small"):
+        raise UserError(f"model.stem={stem}: there are auto, native, small")
+    wanted = proposed_size if typed_size is None else typed_size
+    notes = []
+    if stem == "auto":
+        small = wanted < SMALL and info.small_min_size is not None and weights is None
+        stem = "small" if small else "native"
+    low, high = info.sizes(stem)
+    size = max(wanted, low) if high is None else min(max(wanted, low), high)
+    if size != wanted:
+        form = "" if info.small_min_size is None else f" with the {stem} stem"
+        takes = f"exactly {low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
+        if typed_size is not None:
+            raise UserError(f"data.image_size={typed_size}: {info.name}{form} takes {takes} pixels")
+        notes.append(f"image size {wanted} -> {size}: {info.name}{form} takes {takes} pixels")
+    channels = proposed_channels if typed_channels is None else typed_channels
+    return Settled(size, channels, stem, tuple(notes))

@@ -1,0 +1,178 @@
+"""The main job: settle the input, build the network, fit, test the best checkpoint, write down what came out."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from cnnzoo.callbacks import Speed
+from cnnzoo.classifier import Classifier
+from cnnzoo.data.datamodule import DataModule
+from cnnzoo.errors import UserError
+from cnnzoo.models import create_model, info
+from cnnzoo.report import describe, hyperparameters, result, tell, write_json
+from cnnzoo.settle import Settled, settle
+
+log = logging.getLogger(__name__)
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
+
+QUIET = (
+    ".*does not have many workers.*",  # the loader's own doing
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*TensorBoardLogger.*hyperparameters.*",
+    ".*Experiment logs directory.*exists and is not empty.*",  # the run directory is ours, and checked
+    ".*Checkpoint directory.*exists and is not empty.*",
+)
+"""Warnings of the libraries about what the person who trains can do nothing about."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of torch, NumPy and Python, which weights and dropout draw from."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: a whole number from 0 to {2**32 - 1}")
+    pl.seed_everything(seed, verbose=False)
+
+
+def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled]:
+    """The network of `cfg.model` for this data, whose input it settles: one place for size, channels, stem and classes."""
+    facts = info(cfg.name)
+    if facts.family != cfg.family:
+        raise UserError(f"model.name={cfg.name} is of the family {facts.family}: type model={facts.family} as well")
+    if cfg.num_classes not in (None, data.num_classes):
+        names = ", ".join(data.classes[:3]) + (", ..." if data.num_classes > 3 else "")
+        raise UserError(
+            f"model.num_classes={cfg.num_classes}: data.name={data.name} has {data.num_classes} classes ({names}); "
+            "leave model.num_classes out"
+        )
+    settled = settle(
+        facts,
+        proposed_size=data.proposed_image_size,
+        proposed_channels=data.proposed_channels,
+        typed_size=data.image_size,
+        typed_channels=data.channels,
+        stem=cfg.stem,
+        weights=cfg.weights,
+    )
+    for note in settled.notes:
+        log.info("%s", note)
+    data.settle(image_size=settled.image_size, channels=settled.channels)
+    args = OmegaConf.to_container(cfg.args, resolve=True)
+    net = create_model(
+        cfg.name,
+        num_classes=data.num_classes,
+        in_channels=settled.channels,
+        weights=cfg.weights,
+        stem=settled.stem,
+        **args,  # type: ignore[arg-type]
+    )
+    return net, settled
+
+
+def build_classifier(
+    net: nn.Module,
+    settled: Settled,
+    data: DataModule,
+    *,
+    optimizer: Callable[..., Optimizer],
+    scheduler: Callable[..., LRScheduler],
+    cfg: DictConfig,
+) -> Classifier:
+    """The network with all that training it takes, compiled in place if asked for."""
+    aux_weight = cfg.model.get("aux_weight", 0.0) if cfg.model.args.get("aux_logits") else 0.0
+    if cfg.compile:
+        net.compile()
+        if aux_weight:
+            net.forward_with_aux = torch.compile(net.forward_with_aux)  # type: ignore[assignment]
+    return Classifier(
+        net,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        label_smoothing=cfg.label_smoothing,
+        aux_weight=aux_weight,
+        channels_last=cfg.channels_last,
+        facts={
+            "model": {
+                "name": cfg.model.name,
+                "num_classes": data.num_classes,
+                "in_channels": settled.channels,
+                "stem": settled.stem,
+                **OmegaConf.to_container(cfg.model.args, resolve=True),  # type: ignore[dict-item]
+            },
+            "data": data.name,
+            "classes": list(data.classes),
+            "preprocess": data.preprocess,
+        },
+    )
+
+
+def train(
+    classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled: Settled, cfg: DictConfig
+) -> float:
+    """Fit, test the best checkpoint, write `metrics.json`; returns `cfg.optimized_metric` at the best epoch.
+
+    Without checkpoints (`trainer.fast_dev_run=true`, `callbacks.checkpoint=null`) the network is tested as it ended.
+    Raises `UserError` before the first step for a metric that a run must not be chosen by.
+    """
+    if cfg.optimized_metric not in ("val/acc1", "val/acc5", "val/loss"):
+        raise UserError(f"optimized_metric={cfg.optimized_metric}: there are val/acc1, val/acc5, val/loss")
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", pattern)
+    run_dir = Path(cfg.run_dir)
+    parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
+    tell(describe(data, trainer, settled, cfg, parameters))
+    boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    for board in boards:
+        lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
+        board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
+
+    started = time.perf_counter()
+    trainer.fit(classifier, datamodule=data)
+    seconds = time.perf_counter() - started
+    figures = final_figures(trainer)
+    epochs = trainer.current_epoch
+    best = run_dir / "checkpoints" / "best.ckpt"
+    if best.exists():
+        saved = torch.load(best, map_location="cpu", weights_only=True)
+        classifier.load_state_dict(saved["state_dict"])
+        figures |= {name: value for name, value in saved["cnnzoo"]["metrics"].items() if name.startswith("val/")}
+    if cfg.test and data.has_test:
+        trainer.test(classifier, datamodule=data, verbose=False)
+        figures |= {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("test/")}
+
+    metrics: dict[str, Any] = {**figures, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
+    if best.exists():
+        metrics["best_epoch"] = saved["cnnzoo"]["epoch"] + 1
+    if not data.has_test:
+        metrics["tested"] = "nothing: the data has no test split"
+    if trainer.is_global_zero:
+        write_json(run_dir / "metrics.json", metrics)
+        for board in boards:
+            with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
+                for summary in hparams(hyperparameters(cfg, settled), figures):
+                    writer.file_writer.add_summary(summary)
+        tell(result(metrics, run_dir))
+    return figures[cfg.optimized_metric]
+
+
+def final_figures(trainer: pl.Trainer) -> dict[str, float]:
+    """The last epoch's figures: `train/` as means over it, `val/` at its end, `perf/` over the whole of it."""
+    now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    figures = {f"train/{name}": now[f"train/{name}_epoch"] for name in ("loss", "acc1")}
+    figures |= {name: value for name, value in now.items() if name.startswith("val/")}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Speed):
+            figures["perf/images_per_second"] = callback.epoch_images_per_second
+            figures["perf/data_wait"] = callback.epoch_data_wait or 0.0
+    return figures

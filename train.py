@@ -1,0 +1,52 @@
+"""Train a network on images, test its best checkpoint, and leave a run directory behind.
+
+  python train.py model=resnet                                  resnet18 on scikit-learn's handwritten digits
+  python train.py model=vgg model.name=vgg11_bn                 another network of a family
+  python train.py model=lenet data=folder data.root=~/flowers   your own images, one folder per class
+  python train.py -m model=lenet,resnet optimizer.lr=0.1,0.01   every combination, one run after the other
+  python train.py model=resnet --cfg job                        print the whole configuration and exit
+
+Keys typed most (group=choice swaps a whole part, key=value sets one value, +key=value adds one):
+  model.name=resnet50      a network of the family        data.root=DIR           where the images are
+  model.stem=small         the form for small images      data.image_size=64      side of the input, in pixels
+  model.weights=W          IMAGENET1K_V1, or a file       data.batch_size=128     images per step and device
+  optimizer.lr=0.01        learning rate                  data.channels=1         1 grey, 3 colour
+  optimizer.weight_decay=0 weight decay                   loader.workers=4        processes that read images
+  trainer.max_epochs=20    how long                       trainer.precision=bf16-mixed
+  scheduler.warmup_epochs=1                               label_smoothing=0.1     compile=true
+  seed=1                   weights, order, augmentation   run_dir=DIR             test=false
+
+A misspelt key is an error that names the nearest one. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
+"""
+
+from omegaconf import DictConfig
+
+from cnnzoo import cli
+
+
+def main(cfg: DictConfig) -> float | None:
+    """Train as configured; returns the metric that a sweep optimizes."""
+    from cnnzoo import training  # here, not above: torch takes seconds to load, a misspelt key is answered without it
+
+    training.seed_everything(cfg.seed)
+    data = cli.instantiate(cfg.data, "data")
+    net, settled = training.build_network(cfg.model, data)
+    classifier = training.build_classifier(
+        net,
+        settled,
+        data,
+        optimizer=cli.instantiate(cfg.optimizer, "optimizer"),
+        scheduler=cli.instantiate(cfg.scheduler, "scheduler"),
+        cfg=cfg,
+    )
+    trainer = cli.instantiate(
+        cfg.trainer,
+        "trainer",
+        callbacks=[cli.instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node],
+        logger=[cli.instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
+    )
+    return training.train(classifier, data, trainer, settled, cfg)
+
+
+if __name__ == "__main__":
+    cli.run(main, config="train")
