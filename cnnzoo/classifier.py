@@ -43,13 +43,16 @@ class Classifier(pl.LightningModule):
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing={label_smoothing}: a number from 0 up to but not 1")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=self.memory_format)
+        self.net: Any = net.to(memory_format=self.memory_format)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
         self.facts = dict(facts or {})
-        self.train_means = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
-        self.eval_means = nn.ModuleDict(
-            {stage: nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1", "acc5")}) for stage in ("val", "test")}
+        self.train_means: Any = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
+        self.eval_means: Any = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1", "acc5")})
+                for stage in ("val", "test")
+            }
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +105,7 @@ class Classifier(pl.LightningModule):
         Decaying neither biases nor normalization layers is He et al.'s rule ("conv and fc weights"), and most others'.
         """
         parameters = [p for p in self.net.parameters() if p.requires_grad]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]

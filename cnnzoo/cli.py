@@ -19,6 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from hydra.errors import CompactHydraException, HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,7 +57,7 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
         except UserError as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            if settings.mode.name != "MULTIRUN":
+            if settings.mode != RunMode.MULTIRUN:
                 raise _Failed(_line(error)) from None
             failures.append(f"{' '.join(settings.overrides.task)}: {error}")
             log.error("%s", _line(error))
@@ -65,7 +66,9 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     task.__module__ = main.__module__
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
     if failures:
-        several = f"{len(failures)} jobs of this multirun failed" if len(failures) > 1 else "a job of this multirun failed"
+        several = (
+            f"{len(failures)} jobs of this multirun failed" if len(failures) > 1 else "a job of this multirun failed"
+        )
         sys.exit("\n".join([f"error: {several}", *(f"  {failure}" for failure in failures)]))
 
 
@@ -235,9 +238,9 @@ def _has(cfg: DictConfig, key: str) -> bool:
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every key of the configuration, dotted; what an interpolation pulls in counts once, where it stands."""
-    for name in cfg:
+    for name in map(str, cfg):
         node: Any = cfg._get_node(name)
-        if not str(name).startswith("_"):
+        if not name.startswith("_"):
             yield f"{prefix}{name}"
             if isinstance(node, DictConfig) and not node._is_interpolation():
                 yield from _keys(node, f"{prefix}{name}.")

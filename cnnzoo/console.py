@@ -12,6 +12,6 @@ class ConsoleHandler(logging.StreamHandler):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         """The present standard output."""
         return sys.stdout

@@ -70,7 +70,7 @@ def result(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
 
 def once_more(run_dir: Path) -> str:
     """The command that gave this run, less what must differ in the next one."""
-    words = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
+    words = [str(word) for word in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
     keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights="))]
     return " ".join(["python", "train.py", *keep])
 
@@ -92,7 +92,7 @@ def hyperparameters(cfg: DictConfig, settled: Settled) -> dict[str, bool | str |
         node = OmegaConf.to_container(cfg[part], resolve=True)
         assert isinstance(node, dict)
         keep[part] = str(node.pop("_target_")).rpartition(".")[2]
-        keep |= {f"{part}.{name}": value for name, value in node.items() if not str(name).startswith("_")}
+        keep |= {f"{part}.{name}": node[name] for name in map(str, node) if not name.startswith("_")}
     return {k: v if isinstance(v, (bool, str, float, int)) else str(v) for k, v in keep.items() if v is not None}
 
 
@@ -111,7 +111,9 @@ def shown(path: Path) -> str:
 
 
 def _accuracies(metrics: Mapping[str, Any], stage: str) -> str:
-    return f"acc1 {metrics[f'{stage}/acc1']:.4f}, acc5 {metrics[f'{stage}/acc5']:.4f}, loss {metrics[f'{stage}/loss']:.4f}"
+    return (
+        f"acc1 {metrics[f'{stage}/acc1']:.4f}, acc5 {metrics[f'{stage}/acc5']:.4f}, loss {metrics[f'{stage}/loss']:.4f}"
+    )
 
 
 def _device(trainer: pl.Trainer) -> str:

@@ -26,7 +26,9 @@ def cosine(
 
     `warmup_epochs=None`: a tenth of the training, at most 5 epochs.
     """
-    warmup = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch, default=min(0.1 * total_steps, 5 * steps_per_epoch))
+    warmup = _warmup_steps(
+        warmup_epochs, total_steps, steps_per_epoch, default=min(0.1 * total_steps, 5 * steps_per_epoch)
+    )
 
     def share(step: int) -> float:
         done = (step - warmup) / max(1, total_steps - warmup)
@@ -76,7 +78,9 @@ def _warmup_steps(epochs: float | None, total_steps: int, steps_per_epoch: float
     steps = default if epochs is None else epochs * steps_per_epoch
     if epochs is not None and (epochs < 0 or steps > total_steps):
         length = total_steps / steps_per_epoch
-        raise UserError(f"scheduler.warmup_epochs={epochs}: the training has {length:g} epochs, type a number from 0 to that")
+        raise UserError(
+            f"scheduler.warmup_epochs={epochs}: the training has {length:g} epochs, type a number from 0 to that"
+        )
     return min(round(steps), total_steps - 1)
 
 

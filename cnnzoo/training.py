@@ -26,7 +26,9 @@ from cnnzoo.report import describe, hyperparameters, result, tell, write_json
 from cnnzoo.settle import Settled, settle
 
 log = logging.getLogger(__name__)
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
+logging.getLogger("pytorch_lightning").setLevel(
+    logging.WARNING
+)  # the job says what runs, and on what, in its own words
 
 QUIET = (
     ".*does not have many workers.*",  # the loader's own doing
@@ -94,7 +96,7 @@ def build_classifier(
     if cfg.compile:
         net.compile()
         if aux_weight:
-            net.forward_with_aux = torch.compile(net.forward_with_aux)  # type: ignore[assignment]
+            net.forward_with_aux = torch.compile(net.forward_with_aux)  # type: ignore[assignment, arg-type]
     return Classifier(
         net,
         optimizer=optimizer,
@@ -103,13 +105,7 @@ def build_classifier(
         aux_weight=aux_weight,
         channels_last=cfg.channels_last,
         facts={
-            "model": {
-                "name": cfg.model.name,
-                "num_classes": data.num_classes,
-                "in_channels": settled.channels,
-                "stem": settled.stem,
-                **OmegaConf.to_container(cfg.model.args, resolve=True),  # type: ignore[dict-item]
-            },
+            "model": dict(net.arguments),  # type: ignore[arg-type]
             "data": data.name,
             "classes": list(data.classes),
             "preprocess": data.preprocess,
@@ -117,9 +113,7 @@ def build_classifier(
     )
 
 
-def train(
-    classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled: Settled, cfg: DictConfig
-) -> float:
+def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled: Settled, cfg: DictConfig) -> float:
     """Fit, test the best checkpoint, write `metrics.json`; returns `cfg.optimized_metric` at the best epoch.
 
     Without checkpoints (`trainer.fast_dev_run=true`, `callbacks.checkpoint=null`) the network is tested as it ended.

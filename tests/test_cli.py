@@ -40,7 +40,10 @@ def compose(*argv):
         (["optimizer.lr=["], "cannot read 'optimizer.lr=['"),
         (["model=lenet,resnet"], "model=lenet,resnet: several values need a multirun: add -m"),
         (["optimizer.lr=0.1,0.2"], "several values need a multirun"),
-        (["-m", "model=lenet,resnet", "optimizer.lrr=0.1,0.2"], "unknown key 'optimizer.lrr': did you mean optimizer.lr"),
+        (
+            ["-m", "model=lenet,resnet", "optimizer.lrr=0.1,0.2"],
+            "unknown key 'optimizer.lrr': did you mean optimizer.lr",
+        ),
         (["-m", "model=nosuch,nope"], "none of these can run"),
     ],
 )

@@ -37,7 +37,9 @@ class FirstBatch(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         for writer in writers(trainer):
             images, labels = (part[: self.most].cpu() for part in batch)
-            pixels = images.float() * torch.tensor(data.settled_std).view(-1, 1, 1) + torch.tensor(data.settled_mean).view(-1, 1, 1)
+            pixels = images.float() * torch.tensor(data.settled_std).view(-1, 1, 1) + torch.tensor(
+                data.settled_mean
+            ).view(-1, 1, 1)
             picture = captioned_grid(pixels, [data.classes[label] for label in labels.tolist()])
             writer.add_image("train/first_batch", picture, 0, dataformats="HWC")
 

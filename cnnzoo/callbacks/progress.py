@@ -24,7 +24,9 @@ class ProgressBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)  # times a second: the default of 100 takes time from training
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """The figures at the end of the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         shown: dict[str, int | str | float | dict[str, float]] = {}

@@ -86,7 +86,7 @@ class DataModule(pl.LightningDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        """Decide what the net is given. `mean` and `std`, of pixels 0 to 1: None takes the augmentation's or the data's.
+        """Decide what the net is given. `mean` and `std`, of pixels 0 to 1: None takes the augmentation's or data's.
 
         Statistics of three channels are averaged for one, those of one repeated for three.
         """

@@ -38,12 +38,23 @@ class Source(Protocol):
     what suits them. `mean` and `std` are per channel, of pixels from 0 to 1.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
     def split(self, name: str) -> Split | None:
         """The split "train", "val" or "test"; None where there is no such split."""

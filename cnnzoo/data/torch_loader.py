@@ -38,6 +38,7 @@ class TorchLoader:
     """
 
     batch_sampler = None  # Lightning asks for it where there is a `sampler`
+    _pool: DataLoader[Any] | None = None
 
     def __init__(
         self,
@@ -57,7 +58,6 @@ class TorchLoader:
         self.pin = pin
         self.wait_seconds = 0.0
         self._batches = _Batches(split, augment, train, image_size, channels, seed)
-        self._pool: DataLoader[Any] | None = None
         self._turn = 0
 
     def __len__(self) -> int:

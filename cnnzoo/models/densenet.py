@@ -70,7 +70,7 @@ class Transition(nn.Sequential):
 
 
 class DenseNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). `depths`: layers per dense block; `compression`: the paper's theta."""
+    """(N, in_channels, H, W) -> (N, num_classes). `depths`: layers per dense block; `compression`: theta."""
 
     def __init__(
         self,

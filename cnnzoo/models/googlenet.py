@@ -90,13 +90,13 @@ class GoogLeNet(nn.Module):
         self.transform_input = transform_input
         if stem == "small":
             self.conv1 = ConvNormReLU(in_channels, 192, 3)
-            self.maxpool1, self.conv2, self.conv3, self.maxpool2 = (nn.Identity() for _ in range(4))
         else:
             self.conv1 = ConvNormReLU(in_channels, 64, 7, stride=2)
             self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
             self.conv2 = ConvNormReLU(64, 64, 1)
             self.conv3 = ConvNormReLU(64, 192, 3)
             self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.small = stem == "small"
 
         self.inception3a = Inception(192, 64, 96, 128, 16, 32, 32)
         self.inception3b = Inception(256, 128, 128, 192, 32, 96, 64)
@@ -122,12 +122,14 @@ class GoogLeNet(nn.Module):
     def _trunk(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(N, in_channels, H, W) -> what 4a, 4d and 5b say."""
         if self.transform_input:
-            x = x * x.new_tensor(SCALE).view(1, 3, 1, 1) + x.new_tensor(SHIFT).view(1, 3, 1, 1)
-        x = self.conv1(x)  # (N, 64, 112, 112)
-        x = self.maxpool1(x)  # (N, 64, 56, 56)
-        x = self.conv2(x)  # (N, 64, 56, 56)
-        x = self.conv3(x)  # (N, 192, 56, 56)
-        x = self.maxpool2(x)  # (N, 192, 28, 28); small: an image of 28 would come here as it is
+            # channel by channel, so that no constant travels to the device
+            x = torch.cat([x[:, i : i + 1] * SCALE[i] + SHIFT[i] for i in range(3)], 1)
+        x = self.conv1(x)  # (N, 64, 112, 112); small: (N, 192, 28, 28) for an image of 28
+        if not self.small:
+            x = self.maxpool1(x)  # (N, 64, 56, 56)
+            x = self.conv2(x)  # (N, 64, 56, 56)
+            x = self.conv3(x)  # (N, 192, 56, 56)
+            x = self.maxpool2(x)  # (N, 192, 28, 28)
         x = self.inception3a(x)  # (N, 256, 28, 28)
         x = self.inception3b(x)  # (N, 480, 28, 28)
         x = self.maxpool3(x)  # (N, 480, 14, 14)
@@ -153,7 +155,7 @@ class GoogLeNet(nn.Module):
         return self._head(self.forward_features(x))
 
     def forward_with_aux(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(N, in_channels, H, W) -> logits and the auxiliary heads' logits: the shallow one's (4a) first, the deep (4d) last.
+        """(N, in_channels, H, W) -> logits, and those of the auxiliary heads: 4a's, then 4d's.
 
         The list is empty without `aux_logits=True`.
         """

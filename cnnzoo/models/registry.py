@@ -4,6 +4,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -101,7 +102,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     in_channels: int = 3,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     stem: str = "native",
     **overrides: Any,
 ) -> nn.Module:
@@ -113,6 +114,8 @@ def create_model(
     stem: "native", the paper's, or "small", the family's form for small images. A network that is small by nature has
         one form and takes either word.
     overrides: further arguments of the network's constructor, such as `dropout=0.2`.
+
+    The network carries `.arguments`: what to call create_model with, to build it again without its weights.
 
     Raises `UserError` for a name, stem, weights or override that does not exist, and for weights that do not fit.
     """
@@ -128,17 +131,31 @@ def create_model(
     if "stem" in inspect.signature(entry.network).parameters:
         arguments["stem"] = stem
     if weights is None:
-        return entry.network(**arguments)
+        return _build(entry, arguments)
 
-    from cnnzoo.models.weights import is_published, load_weights  # here, because it reads this module's facts
+    from cnnzoo.models.weights import (
+        fit_weights,
+        is_published,
+        read_weights,
+    )  # here, because it reads this module's facts
 
     published = is_published(entry.info, weights)
-    if published:
-        if stem != "native":
-            raise UserError(f"weights={weights} for {name} exist for stem=native only, not for stem={stem}")
-        if in_channels == entry.info.in_channels:
-            arguments = {**arguments, **entry.pretrained_arguments, **overrides}
-    return load_weights(lambda **changes: entry.network(**{**arguments, **changes}), entry.info, weights)
+    if published and stem != "native":
+        raise UserError(f"weights={weights} for {name} are for stem=native, not stem={stem}: type stem=native")
+    state, recorded = read_weights(entry.info, weights)
+    if published and in_channels == entry.info.in_channels:
+        recorded = dict(entry.pretrained_arguments)
+    arguments |= {key: recorded[key] for key in entry.pretrained_arguments if key in recorded and key not in overrides}
+    net = _build(entry, arguments)
+    fit_weights(
+        net,
+        state,
+        source=f"weights={weights} for {name}",
+        published=published,
+        build=lambda **changes: entry.network(**{**arguments, **changes}),
+        num_classes=arguments["num_classes"],
+    )
+    return net
 
 
 def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -175,6 +192,13 @@ def _entry(name: str) -> _Entry:
     if name not in _MODELS:
         raise unknown("model", str(name), _MODELS)
     return _MODELS[name]
+
+
+def _build(entry: _Entry, arguments: dict[str, Any]) -> nn.Module:
+    net = entry.network(**arguments)
+    own = {key: value for key, value in arguments.items() if entry.arguments.get(key, ...) is not value}
+    net.arguments = {"name": entry.info.name, **own}  # type: ignore[assignment]
+    return net
 
 
 def _check_overrides(entry: _Entry, overrides: Mapping[str, Any]) -> None:

@@ -91,7 +91,8 @@ class SqueezeNet(nn.Module):
                     nn.init.normal_(module.weight, std=0.01)
                 else:
                     nn.init.kaiming_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) -> (N, 512, H/16, W/16), the last feature map; small: H/8."""

@@ -1,20 +1,21 @@
 """VGG, after "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014, arXiv 1409.1556).
 
-By Simonyan and Zisserman. Table 1: `vgg11`, `vgg13`, `vgg16` and `vgg19` are its columns A, B, D and E, `vgg16_c` is C. Column A-LRN is left
-out: the paper found that the normalization does not help.
+By Simonyan and Zisserman. Table 1: `vgg11`, `vgg13`, `vgg16` and `vgg19` are its columns A, B, D and E, `vgg16_c` is C.
+Column A-LRN is left out: the paper found that the normalization does not help.
 
 Departures, all torchvision's: the `_bn` names, with batch norm after every convolution, which keeps its bias; an
 adaptive pool before the classifier, so that images of any size from 32 pixels fit; convolutions drawn from He's N(0,
 2 / fan_out) and linear layers from N(0, 0.01), where the paper started the deep columns from a trained A.
 
 The small form is the field's for 32 x 32 (kuangliu, bearpaw): the trunk with its five pools and one linear layer. The
-average pool before it, ours, does nothing at 32 x 32 and admits larger images.
+average pool before it, ours, does nothing at 32 x 32 and admits larger images; so is drawing from N(0, 2 / fan_in) where
+there is no batch norm to carry the signal.
 """
 
 import torch
 from torch import nn
 
-from cnnzoo.models.layers import up_to_last
+from cnnzoo.models.layers import init_rectifier, up_to_last
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, "1409.1556")
@@ -68,10 +69,14 @@ class VGG(nn.Module):
                 nn.Dropout(dropout),
                 nn.Linear(4096, num_classes),
             )
+        if small and not batch_norm:
+            init_rectifier(self)
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.01)
                 nn.init.zeros_(module.bias)

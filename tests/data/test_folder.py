@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_images import save
 from PIL import Image
 
 from cnnzoo.data.sources import Folder
 from cnnzoo.errors import UserError
-from conftest import save
 
 
 def sizes(folder):
@@ -87,9 +87,20 @@ def test_the_order_is_not_the_file_systems(tree, monkeypatch):
     expected = every_path(Folder(str(root)))
     scandir = os.scandir
 
-    class Backwards(list):
+    class Backwards:
+        """What os.scandir gives, last entry first."""
+
+        def __init__(self, place):
+            self.entries = iter(list(scandir(place))[::-1])
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.entries)
+
         def __enter__(self):
-            return iter(self)
+            return self
 
         def __exit__(self, *_):
             return None
@@ -97,9 +108,8 @@ def test_the_order_is_not_the_file_systems(tree, monkeypatch):
         def close(self):
             return None
 
-    backwards = lambda place=".": Backwards(list(scandir(place))[::-1])  # noqa: E731
-    assert [entry.name for entry in backwards(root / "a")] != [entry.name for entry in scandir(root / "a")]
-    monkeypatch.setattr(os, "scandir", backwards)
+    assert [entry.name for entry in Backwards(root / "a")] != [entry.name for entry in scandir(root / "a")]
+    monkeypatch.setattr(os, "scandir", Backwards)
     assert every_path(Folder(str(root))) == expected
 
 

@@ -53,7 +53,7 @@ def test_digits_splits_depend_on_split_seed_alone():
 
 @pytest.mark.parametrize("source", [Digits, Synthetic])
 def test_a_root_that_is_not_taken(source):
-    with pytest.raises(UserError, match="data.root=/somewhere: .*takes no root"):
+    with pytest.raises(UserError, match=r"data.root=/somewhere: .*takes no root"):
         source(root="/somewhere")
 
 

@@ -50,7 +50,7 @@ def test_a_row_of_random_numbers_belongs_to_its_index_alone():
 
 
 def test_random_numbers_are_what_they_were():
-    """Fixed values: with these the splits, the order and every image of a run are what they were in the first release."""
+    """With these fixed values, splits, orders and images stay what they were in the first release."""
     assert uniform(ORDER, 0, 0, [0, 1], 2).tolist() == [
         [0.9477707979038982, 0.8833960690906554],
         [0.040829157456919285, 0.518277044844757],

@@ -1,0 +1,228 @@
+"""The data module, by itself and under a Lightning trainer."""
+
+import multiprocessing
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.datamodule import DataModule
+from cnnzoo.data.sources import Digits, Folder, Synthetic
+from cnnzoo.data.torch_loader import TorchLoader
+from cnnzoo.errors import UserError
+
+
+class Net(pl.LightningModule):
+    """One layer, which writes down what it is given: (stage, epoch, sum of the images, labels)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(10)
+        self.seen = []
+
+    def step(self, stage, batch):
+        images, labels = batch
+        assert images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        self.seen.append((stage, self.current_epoch, float(images.double().sum()), labels.tolist()))
+        return torch.nn.functional.cross_entropy(self.layer(images.flatten(1)), labels)
+
+    def training_step(self, batch, _):
+        return self.step("train", batch)
+
+    def validation_step(self, batch, _):
+        self.step("val", batch)
+
+    def test_step(self, batch, _):  # noqa: PT019 - Lightning's name, not a test
+        self.step("test", batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    def of(self, stage, epoch=None):
+        return [seen for seen in self.seen if seen[0] == stage and epoch in (None, seen[1])]
+
+
+def fitted(data, **options):
+    net = Net()
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = pl.Trainer(accelerator="cpu", devices=1, **quiet, **options)
+    trainer.fit(net, data)
+    return net, trainer
+
+
+def small(**options):
+    return DataModule(partial(Synthetic, images=100, image_size=8), batch_size=10, **options)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:You requested to overfit", "ignore:.*Lazy modules")
+
+
+def test_its_facts_cost_nothing():
+    data = DataModule(Digits)
+    assert (data.name, data.num_classes, data.classes[3]) == ("digits", 10, "3")
+    assert (data.proposed_image_size, data.proposed_channels) == (16, 1)
+    assert (data.image_size, data.channels, data.settled) == (None, None, False)
+    assert "_everything" not in vars(data.source)
+
+
+def test_it_works_without_a_trainer():
+    data = DataModule(Digits)
+    data.setup()
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape == (64, 1, 16, 16)
+    assert len(data.train_dataloader()) == 1293 // 64
+    assert sum(len(labels) for _, labels in data.val_dataloader()) == 144
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 360
+
+
+def test_what_reaches_the_net_is_normalized():
+    data = DataModule(Digits, image_size=8, batch_size=1293)
+    data.setup()
+    images, labels = next(iter(data.train_dataloader()))
+    normal, same = data.on_after_batch_transfer((images, labels), 0)
+    assert same is labels
+    assert normal.mean().item() == pytest.approx(0, abs=1e-3)
+    assert normal.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_what_was_typed_goes_before_what_is_proposed():
+    data = small(image_size=12, channels=1)
+    data.setup()
+    assert next(iter(data.val_dataloader()))[0].shape[1:] == (1, 12, 12)
+
+
+def test_settle_decides():
+    data = small(image_size=12)
+    data.settle(image_size=14, channels=1)
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))[0].shape[1:] == (1, 14, 14)
+    data.settle(image_size=9, channels=3)
+    assert next(iter(data.train_dataloader()))[0].shape[1:] == (3, 9, 9)
+    assert (data.settled_image_size, data.settled_channels) == (9, 3)
+
+
+def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
+    folder_like = partial(Synthetic, images=100)
+    data = DataModule(folder_like)
+    data.source.mean = (0.1, 0.2, 0.6)
+    data.settle(image_size=8, channels=1)
+    assert data.settled_mean == pytest.approx([0.3])
+    data = DataModule(Digits)
+    data.settle(image_size=16, channels=3)
+    assert data.settled_mean == Digits.mean * 3
+    data = DataModule(Digits, augment=Augment(mean=(0.5,), std=(0.25,)))
+    data.settle(image_size=16, channels=1)
+    assert (data.settled_mean, data.settled_std) == ((0.5,), (0.25,))
+    data.settle(image_size=16, channels=1, mean=[0.4], std=[0.3])
+    assert (data.settled_mean, data.settled_std) == ((0.4,), (0.3,))
+    with pytest.raises(UserError, match=r"augment.std=.*2 numbers for 3 channel"):
+        data.settle(image_size=16, channels=3, std=[0.3, 0.4])
+
+
+def test_preprocess_is_plain_and_does_what_evaluation_does():
+    data = DataModule(Digits, augment=Augment(crop="padded", eval_resize=1.25))
+    data.setup()
+    values = data.preprocess
+    assert values == {"image_size": 16, "eval_resize": 1.25, "channels": 1, "mean": [0.3059], "std": [0.3761]}
+    batch, _ = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    assert torch.equal(data.preprocessor()(data.split("val").pixels[0]), batch[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "data.batch_size=0: it must be a whole number, at least 1"),
+        ({"batch_size": 1.5}, "data.batch_size=1.5"),
+        ({"image_size": 0}, "data.image_size=0"),
+        ({"image_size": "big"}, "data.image_size=big"),
+        ({"channels": 2}, "data.channels=2: it can be 1 .* or 3"),
+        ({"split_seed": -1}, "data.split_seed=-1"),
+        ({"root": "/x"}, "data.root=/x: .*takes no root"),
+    ],
+)
+def test_values_that_cannot_be(options, words):
+    with pytest.raises(UserError, match=words):
+        DataModule(Digits, **options)
+
+
+def test_a_batch_larger_than_the_data():
+    data = DataModule(partial(Synthetic, images=100), batch_size=128)
+    data.setup()
+    with pytest.raises(UserError, match=r"batch_size=128: more than the 70 training images; type data.batch_size=70"):
+        data.train_dataloader()
+
+
+def test_where_nothing_is_tested(tree):
+    data = DataModule(Folder, root=str(tree({"train/a": 3, "train/b": 3, "val/a": 2})), batch_size=2)
+    data.setup()
+    assert not data.has_test
+    assert data.test_dataloader() == []
+    assert small().has_test
+
+
+def test_training_sees_every_epoch_whole_and_in_another_order():
+    net, trainer = fitted(small(), max_epochs=3, num_sanity_val_steps=2)
+    orders = [[labels for *_, labels in net.of("train", epoch)] for epoch in range(3)]
+    assert [len(order) for order in orders] == [7, 7, 7]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert len(net.of("val")) == 1 + 3  # val is 10 images, one batch: once for the sanity check
+    trainer.test(net, small(), verbose=False)
+    assert sum(len(labels) for *_, labels in net.of("test")) == 20
+
+
+def test_limited_batches_leave_nothing_behind():
+    whole, _ = fitted(small(), max_epochs=2)
+    limited, _ = fitted(small(), max_epochs=2, limit_train_batches=3)
+    for epoch in range(2):
+        assert len(limited.of("train", epoch)) == 3
+        assert limited.of("train", epoch) == whole.of("train", epoch)[:3]
+
+
+def test_fast_dev_run():
+    net, _ = fitted(small(), fast_dev_run=True)
+    assert [stage for stage, *_ in net.seen] == ["train", "val"]
+
+
+def test_overfitting_has_the_same_images_each_epoch():
+    net, _ = fitted(small(augment=Augment(crop="padded", flip=0.5)), max_epochs=2, overfit_batches=2)
+    assert [seen[2:] for seen in net.of("train", 0)] == [seen[2:] for seen in net.of("train", 1)]
+    assert len(net.of("train", 0)) == 2
+
+
+def test_files_under_a_trainer_with_workers(tree):
+    root = str(tree({"a": 15, "b": 15}))
+    runs = []
+    for workers in (0, 2):
+        data = DataModule(Folder, root=root, batch_size=4, image_size=8, loader=partial(TorchLoader, workers=workers))
+        runs.append(fitted(data, max_epochs=2, num_sanity_val_steps=0)[0].seen)
+        assert not multiprocessing.active_children()  # teardown has ended them
+    assert runs[0] == runs[1]
+
+
+def test_the_ranks_of_a_trainer_share_the_work():
+    class Trainer:
+        world_size, overfit_batches = 3, 0
+
+        class strategy:  # noqa: N801
+            root_device = torch.device("cpu")
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    train, val = [], []
+    for rank in range(3):
+        data = small()
+        data.trainer = Trainer(rank)
+        data.setup()
+        train.append(len(list(data.train_dataloader())))
+        val += [label for _, labels in data.val_dataloader() for label in labels.tolist()]
+    assert train == [2, 2, 2]
+    assert sorted(val) == sorted(small().split("val").labels.tolist())

@@ -1,0 +1,123 @@
+"""Files of all kinds to pixels."""
+
+import numpy as np
+import pytest
+from made_images import pixels_of
+from PIL import Image
+
+from cnnzoo.data.decode import decode, why
+
+GREY = pixels_of("grey", 10, 14, 1)[..., 0]
+COLOUR = pixels_of("colour", 10, 14)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A function that saves a Pillow image and returns its path."""
+
+    def save(image, ending="png", **options):
+        path = tmp_path / f"image.{ending}"
+        image.save(path, **options)
+        return str(path)
+
+    return save
+
+
+def test_colour(saved):
+    path = saved(Image.fromarray(COLOUR))
+    assert np.array_equal(decode(path, 3), COLOUR)
+    assert np.array_equal(decode(path, 1)[..., 0], np.asarray(Image.fromarray(COLOUR).convert("L")))
+
+
+def test_grey(saved):
+    path = saved(Image.fromarray(GREY))
+    assert np.array_equal(decode(path, 1), GREY[..., None])
+    assert np.array_equal(decode(path, 3), np.stack([GREY] * 3, -1))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_keep_their_range(saved, ending):
+    path = saved(Image.fromarray(GREY.astype(np.uint16) * 257), ending)
+    assert np.array_equal(decode(path, 1)[..., 0], GREY)
+    assert np.array_equal(decode(path, 3)[..., 2], GREY)
+
+
+def test_sixteen_bits_are_rounded(saved):
+    path = saved(Image.fromarray(np.array([[0, 128, 129, 40000, 65535]], np.uint16)))
+    assert decode(path, 1).ravel().tolist() == [0, 0, 1, 156, 255]
+
+
+def test_palette(saved):
+    image = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(decode(saved(image), 3), np.asarray(image.convert("RGB")))
+
+
+def test_black_and_white(saved):
+    path = saved(Image.fromarray(GREY > 127))
+    assert np.array_equal(decode(path, 1)[..., 0], np.where(GREY > 127, 255, 0))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_becomes_white(saved, mode):
+    alpha = np.full((10, 14), 255, np.uint8)
+    alpha[:, 7:] = 0
+    opaque = np.zeros((10, 14, 3), np.uint8)
+    image = Image.fromarray(np.dstack([opaque, alpha])).convert(mode)
+    if mode == "P":
+        image = Image.fromarray((alpha == 0).astype(np.uint8)).convert("P")
+        image.putpalette([0] * 6)
+        path = saved(image, transparency=1)
+    else:
+        path = saved(image)
+    pixels = decode(path, 3)
+    assert (pixels[:, :7] == 0).all()
+    assert (pixels[:, 7:] == 255).all()
+
+
+def test_cmyk(saved):
+    flat = Image.new("RGB", (16, 16), (200, 60, 20))
+    path = saved(flat.convert("CMYK"), "jpg", quality=100)
+    assert np.abs(decode(path, 3).astype(int) - [200, 60, 20]).max() <= 6
+
+
+def test_the_first_frame_of_an_animation(saved):
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 200)]
+    assert (decode(saved(frames[0], "gif", save_all=True, append_images=frames[1:]), 1) == 10).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_rotated_as_exif_says(saved, orientation, ending):
+    """Whatever way the camera was held, the picture comes out upright."""
+    turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+    turns |= {6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}  # how the sensor saw it
+    upright = Image.new("L", (32, 16))
+    upright.paste(255, (0, 0, 16, 8))  # top left is white
+    held = upright.transpose(Image.Transpose[turns[orientation]]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(saved(held, ending, exif=exif), 1)
+    assert pixels.shape == (16, 32, 1)
+    assert np.abs(pixels[..., 0].astype(int) - np.asarray(upright)).mean() < 4
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_does_not_cost_the_image(saved):
+    path = saved(Image.fromarray(GREY), "jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 9, quality=95)
+    assert decode(path, 1).shape == (10, 14, 1)
+
+
+def test_why_it_cannot_be_decoded(tmp_path, saved):
+    def reason(path):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Pillow raises
+            decode(str(path), 3)
+        return why(caught.value)
+
+    text = tmp_path / "text.jpg"
+    text.write_text("not an image")
+    assert reason(text) == "not an image, or of a format that Pillow does not know"
+    assert reason(tmp_path / "gone.jpg") == "No such file or directory"
+    whole = (tmp_path / "image.jpg").read_bytes() if saved(Image.fromarray(COLOUR).resize((200, 200)), "jpg") else b""
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in reason(tmp_path / "cut.jpg")
+    assert "floating-point" in reason(saved(Image.fromarray(GREY.astype(np.float32)), "tif"))

@@ -1,0 +1,305 @@
+"""The loader: the same batches whatever makes them, and nothing left behind."""
+
+import gc
+import multiprocessing
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from made_images import save
+
+from cnnzoo.data import torch_loader
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.order import Order
+from cnnzoo.data.preprocess import Preprocess, normalize
+from cnnzoo.data.sources import Folder, Synthetic
+from cnnzoo.data.split import Split
+from cnnzoo.data.torch_loader import TorchLoader
+from cnnzoo.errors import UserError
+
+CROPS = ["center", "padded", "random_resized"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twenty images of five sizes, as a split of files."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(20):
+        save(root / "train" / "ab"[number % 2] / f"{number}.png", 18 + 4 * (number % 5), 22)
+        save(root / "val" / "ab"[number % 2] / f"{number}.png")
+    return Folder(str(root)).split("train")
+
+
+@pytest.fixture
+def loader_of():
+    """A function that makes a loader; the loaders' workers end with the test."""
+    made = []
+
+    def make(split, batch_size=4, *, crop="random_resized", train=True, seed=0, image_size=16, channels=3, **options):
+        order = Order(len(split), batch_size, seed=seed, train=train)
+        augment = Augment(crop=crop, flip=0.5)
+        made.append(
+            TorchLoader(
+                split,
+                order,
+                augment=augment,
+                train=train,
+                image_size=image_size,
+                channels=channels,
+                seed=seed,
+                **options,
+            )
+        )
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()
+
+
+def epoch_of(loader, epoch=0):
+    loader.sampler.set_epoch(epoch)
+    batches = [(images.clone(), labels) for images, labels in loader]
+    assert len(batches) == len(loader)
+    return batches
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True)
+    )
+
+
+def pixels(images=60):
+    return Synthetic(images=images, image_size=16).split("train")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("crop", CROPS)
+def test_batches_of_pixels(loader_of, crop, channels):
+    split = pixels()
+    for images, labels in epoch_of(loader_of(split, 8, crop=crop, channels=channels, image_size=20)):
+        assert images.shape == (8, channels, 20, 20)
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous()
+        assert labels.shape == (8,)
+        assert labels.dtype == torch.int64
+
+
+def test_labels_stay_with_their_images(loader_of):
+    split = Split(
+        np.arange(30, dtype=np.int64),
+        pixels=np.arange(30, dtype=np.uint8)[:, None, None, None].repeat(64, 1).reshape(30, 8, 8, 1),
+    )
+    batches = epoch_of(loader_of(split, crop="center", image_size=8, channels=1, batch_size=7))
+    assert all((images == labels[:, None, None, None]).all() for images, labels in batches)
+    assert len({int(label) for _, labels in batches for label in labels}) == 28
+
+
+def test_labels_stay_with_their_files(loader_of, files):
+    """Of files of several sizes in one batch, which are worked on size by size."""
+    loader = loader_of(files, 20, train=False, workers=0)
+    ((images, labels),) = epoch_of(loader)
+    preprocess = Preprocess(16, 1.0, 3, (0,) * 3, (1,) * 3)
+    for n in range(20):
+        assert torch.allclose(preprocess(files.path(n)) * 255, images[n].float(), atol=1e-3)
+    assert labels.tolist() == files.labels.tolist()
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_the_same_bytes_with_any_number_of_workers(loader_of, files, crop):
+    expected = [epoch_of(loader_of(files, crop=crop, workers=0), epoch) for epoch in (0, 1)]
+    for workers in (1, 2):
+        loader = loader_of(files, crop=crop, workers=workers)
+        assert all(same(epoch_of(loader, epoch), expected[epoch]) for epoch in (0, 1))
+
+
+def test_workers_are_used_for_pixels_where_they_are_asked_for(loader_of):
+    loader = loader_of(pixels(), workers=1)
+    assert same(epoch_of(loader), epoch_of(loader_of(pixels())))
+    assert len(multiprocessing.active_children()) == 1
+
+
+def test_many_held_images_are_the_same_as_few(loader_of, files, monkeypatch):
+    expected = epoch_of(loader_of(files, 10, workers=0))
+    monkeypatch.setattr(torch_loader, "HELD", 3000)
+    assert same(epoch_of(loader_of(files, 10, workers=0)), expected)
+
+
+def test_another_epoch_or_seed_gives_other_images(loader_of):
+    first = epoch_of(loader_of(pixels()))
+    assert same(epoch_of(loader_of(pixels())), first)
+    assert not same(epoch_of(loader_of(pixels()), 1), first)
+    assert not same(epoch_of(loader_of(pixels(), seed=1)), first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_breaking_off_leaves_nothing_behind(loader_of, files, workers):
+    expected = epoch_of(loader_of(files, workers=0), 3)
+    loader = loader_of(files, workers=workers)
+    for stop in (1, 3):
+        loader.sampler.set_epoch(stop)
+        for number, _ in enumerate(loader, start=1):
+            if number == stop:
+                break
+        assert same(epoch_of(loader, 3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iteration_ends_where_another_begins(loader_of, files, workers):
+    loader = loader_of(files, workers=workers)
+    first = iter(loader)
+    next(first)
+    next(iter(loader))
+    with pytest.raises(RuntimeError, match="another one of the same loader has begun"):
+        next(first)
+
+
+def test_iterating_is_lazy(loader_of, files):
+    loader = loader_of(files, workers=2)
+    batches = iter(loader)
+    assert not multiprocessing.active_children()
+    loader.sampler.set_epoch(1)  # after iter(), as Lightning does
+    assert torch.equal(next(batches)[0], epoch_of(loader_of(files, workers=0), 1)[0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_kept_batch_never_changes(loader_of, files, workers):
+    loader = loader_of(files, workers=workers)
+    kept = list(loader)
+    copies = [(images.clone(), labels.clone()) for images, labels in kept]
+    epoch_of(loader, 1)
+    loader.close()
+    assert same(kept, copies)
+
+
+def test_workers_live_on_and_end(loader_of, files):
+    loader = loader_of(files, workers=2)
+    epoch_of(loader)
+    workers = {child.pid for child in multiprocessing.active_children()}
+    epoch_of(loader, 1)
+    assert {child.pid for child in multiprocessing.active_children()} == workers
+    assert len(workers) == 2
+    loader.close()
+    assert not multiprocessing.active_children()
+    epoch_of(loader)  # new ones
+    assert len(multiprocessing.active_children()) == 2
+    loader.__del__()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_end_with_a_loader_that_was_broken_off_and_forgotten(files):
+    order = Order(len(files), 2, seed=0, train=True)
+    loader = TorchLoader(files, order, augment=Augment(), train=True, image_size=8, channels=3, seed=0, workers=1)
+    batches = iter(loader)
+    next(batches)
+    del loader, batches
+    gc.collect()
+    assert not multiprocessing.active_children()
+
+
+def test_random_numbers_of_the_net_do_not_depend_on_workers(loader_of, files):
+    states = []
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        epoch_of(loader_of(files, workers=workers))
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_spawned_workers_give_the_same(loader_of, files):
+    """Python 3.14 and macOS do not fork; what workers are given must be picklable."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        assert same(epoch_of(loader_of(files, workers=1)), epoch_of(loader_of(files, workers=0)))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+def test_what_workers_are_given_is_small(files, loader_of):
+    assert len(pickle.dumps(loader_of(files)._batches)) < 10_000
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "gone"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, loader_of, workers, damage):
+    for number in range(8):
+        path = save(tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg", 60, 60)
+        save(tmp_path / "val" / "a" / f"{number}.jpg")
+    whole = path.read_bytes()
+    split = Folder(str(tmp_path)).split("train")
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"text"}[damage])
+    with pytest.raises(UserError, match=f"^{path}: cannot be read: .+; mend the file or remove it$") as caught:
+        epoch_of(loader_of(split, 8, workers=workers))
+    assert "\n" not in str(caught.value)
+
+
+def test_waiting_is_counted(loader_of, files, monkeypatch):
+    """By a clock that moves one second each time it is looked at: from asking for a batch to having it."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(torch_loader.time, "perf_counter", lambda: float(next(ticks)))
+    loader = loader_of(files, 5, workers=0)
+    epoch_of(loader)
+    assert loader.wait_seconds == len(loader) + 1  # the last time, to learn that there are no more
+
+
+def test_workers_by_themselves(loader_of, files, monkeypatch):
+    monkeypatch.setattr(torch_loader, "_usable_cores", lambda: 3)
+    assert loader_of(files).workers == 3
+    assert loader_of(pixels()).workers == 0
+    monkeypatch.setattr(torch_loader, "_usable_cores", lambda: 64)
+    assert loader_of(files).workers == 8
+
+
+def test_usable_cores_are_those_of_this_process():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not bind processes to cores")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert torch_loader._usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("workers", [-1, 1.5, "many", True])
+def test_workers_that_cannot_be(loader_of, files, workers):
+    with pytest.raises(UserError, match=f"loader.workers={workers}: it can be auto, or a number"):
+        loader_of(files, workers=workers)
+
+
+@pytest.mark.parametrize("kind", ["path", "image", "pixels"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_preprocess_is_what_evaluation_does(files, loader_of, kind, channels):
+    from PIL import Image
+
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
+    images, _ = next(iter(loader_of(files, train=False, channels=channels, workers=0)))
+    path = files.path(0)
+    given = {"path": path, "image": Image.open(path), "pixels": np.asarray(Image.open(path))}[kind]
+    made = Preprocess(16, 1.0, channels, mean, std)(given)
+    assert made.shape == (channels, 16, 16)
+    assert made.dtype == torch.float32
+    assert torch.equal(made, normalize(images, mean, std)[0])
+
+
+def test_normalize():
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    made = normalize(images, mean, std)
+    view = (1, 3, 1, 1)
+    expected = (images / 255 - torch.tensor(mean).view(view)) / torch.tensor(std).view(view)
+    assert torch.allclose(made, expected, atol=1e-5)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("given", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)])
+def test_preprocess_of_what_is_no_image(given):
+    with pytest.raises(ValueError, match="pixels must be uint8"):
+        Preprocess(16, 1.0, 3, (0,) * 3, (1,) * 3)(given)

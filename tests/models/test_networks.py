@@ -1,0 +1,135 @@
+"""What every network keeps: one kind of output, a gradient for all, and graphs that the compilers can take."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from cnnzoo.models import create_model, info
+
+from .zoo import names, on_meta, smallest
+
+
+def settle_batch_norm(net: nn.Module, images: torch.Tensor) -> None:
+    """Give batch norm the images' own statistics, without which an untrained deep network answers alike to all."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    net.train()(images)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    net, side = smallest(name, num_classes=7)
+    logits = net(torch.randn(4, 3, side, side))
+    assert logits.shape == (4, 7)
+    logits.square().sum().backward()
+    for key, parameter in net.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), key
+
+
+@pytest.mark.parametrize("name", names())
+def test_one_image(name: str) -> None:
+    net, side = smallest(name)
+    images = torch.randn(3, 3, side, side)
+    with torch.inference_mode():
+        settle_batch_norm(net, images)
+        whole, one = net.eval()(images), net(images[1:2])
+    assert one.shape == (1, 10)
+    torch.testing.assert_close(one, whole[1:2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(whole[0], whole[1])  # it looks at the image
+
+
+@pytest.mark.parametrize("stem", ["native", "small"])
+@pytest.mark.parametrize("name", names())
+def test_channels_classes_and_features(name: str, stem: str) -> None:
+    wide = on_meta(name, in_channels=3, num_classes=7, stem=stem)
+    grey = on_meta(name, in_channels=1, num_classes=7, stem=stem).eval()
+    images = torch.empty(2, 1, info(name).input_size, info(name).input_size, device="meta")
+    assert grey(images).shape == (2, 7)
+    features = grey.forward_features(images)
+    assert features.ndim in (2, 4)
+    assert features.shape[:2] == (2, grey.num_features)
+    first = next(key for key, module in wide.named_modules() if isinstance(module, nn.Conv2d))
+    shapes = [{key: tensor.shape for key, tensor in net.state_dict().items()} for net in (wide, grey)]
+    assert shapes[0].keys() == shapes[1].keys()
+    assert [key for key in shapes[0] if shapes[0][key] != shapes[1][key]] == [f"{first}.weight"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_larger_images_fit_the_small_form(name: str) -> None:
+    side = info(name).sizes("small")[1] or info(name).sizes("small")[0] + 37
+    net = on_meta(name, num_classes=10, stem="small").eval()
+    assert net(torch.empty(1, info(name).in_channels, side, side, device="meta")).shape == (1, 10)
+
+
+@pytest.mark.parametrize("stem", ["native", "small"])
+@pytest.mark.parametrize("name", names())
+def test_feature_extractor(name: str, stem: str) -> None:
+    if stem == "native":
+        net, side = on_meta(name, in_channels=3, num_classes=10), info(name).input_size
+    else:
+        net, side = smallest(name)
+    device = next(net.parameters()).device
+    last = [key for key, _ in net.named_children()][-1]
+    extractor = create_feature_extractor(net, [last])
+    images = torch.randn(2, 3, side, side, device=device)
+    assert extractor.train()(images)[last].flatten(1).shape == (2, 10)
+    if stem == "small":
+        with torch.inference_mode():
+            torch.testing.assert_close(extractor.eval()(images)[last].flatten(1), net.eval()(images))
+
+
+@pytest.mark.parametrize("name", names())
+def test_export_with_any_number_of_images(name: str) -> None:
+    net, side = smallest(name)
+    net.eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(net, (torch.randn(2, 3, side, side),), dynamic_shapes=({0: batch},))
+    images = torch.randn(5, 3, side, side)
+    torch.testing.assert_close(program.module()(images), net(images))
+
+
+@pytest.mark.parametrize("name", names())
+def test_compiles_into_one_graph(name: str) -> None:
+    net, side = smallest(name)
+    net.eval()
+    images = torch.randn(2, 3, side, side)
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images), net(images))
+
+
+@pytest.mark.parametrize("stem", ["native", "small"])
+def test_auxiliary_heads(stem: str) -> None:
+    torch.manual_seed(0)
+    net = create_model("googlenet", num_classes=7, stem=stem, aux_logits=True)
+    images = torch.randn(4, 3, 64, 64) if stem == "native" else torch.randn(4, 3, 16, 16)
+    logits, auxiliary = net.forward_with_aux(images)
+    assert [output.shape for output in (logits, *auxiliary)] == [(4, 7)] * 3
+    sum(output.square().sum() for output in (logits, *auxiliary)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert net(images).shape == (4, 7)  # one kind of output, in training too
+    net.eval()
+    logits, auxiliary = net.forward_with_aux(images)
+    assert len(auxiliary) == 2
+    torch.testing.assert_close(net(images), logits)
+
+
+def test_no_auxiliary_heads_unless_asked_for() -> None:
+    net = create_model("googlenet", num_classes=7, stem="small").eval()
+    logits, auxiliary = net.forward_with_aux(torch.randn(1, 3, 16, 16))
+    assert logits.shape == (1, 7)
+    assert auxiliary == []
+
+
+@pytest.mark.parametrize("name", ["lenet5", "alexnet", "zfnet_fig3", "squeezenet1_1", "vgg11"])
+def test_networks_without_batch_norm_start_to_learn_at_once(name: str) -> None:
+    """In the small form, a signal of fair size reaches the end: neither silence nor an explosion."""
+    net, side = smallest(name)
+    with torch.inference_mode():
+        features = net.eval().forward_features(torch.randn(16, 3, max(side, 16), max(side, 16)))
+    spread = features.flatten(1).std(0).mean().item()
+    assert 0.02 < spread < 20, spread

@@ -1,0 +1,50 @@
+"""What the tests of the networks share: the names to test, and the list of counts that they are held to."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cnnzoo.models import create_model, info, list_models
+
+ONE_PER_FAMILY = [
+    "lenet5",
+    "alexnet",
+    "zfnet_fig3",
+    "vgg11_bn",
+    "googlenet",
+    "resnet18",
+    "densenet121",
+    "squeezenet1_1",
+]
+
+
+def names(*, twin: bool = False) -> list:
+    """Parameters for pytest: one name per family, and with `-m zoo` every name; of them those with a twin."""
+
+    def fits(name: str) -> bool:
+        return not (twin and info(name).torchvision is None)
+
+    every = [pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models() if fits(name)]
+    return [pytest.param(name, id=name) for name in ONE_PER_FAMILY if fits(name)] + every
+
+
+def on_meta(name: str, **arguments: object) -> nn.Module:
+    """The network without its numbers: shapes only, nothing computed."""
+    with torch.device("meta"):
+        return create_model(name, **{"in_channels": info(name).in_channels, **arguments})
+
+
+def smallest(name: str, **arguments: object) -> tuple[nn.Module, int]:
+    """The smallest form of a network, for 10 classes, and the smallest image side that it takes."""
+    torch.manual_seed(0)
+    arguments = {"num_classes": 10, "stem": "small", **arguments}
+    return create_model(name, **arguments), info(name).sizes("small")[0]
+
+
+def rows() -> list[dict[str, str]]:
+    """The rows of tests/zoo.csv whose name is registered."""
+    with (Path(__file__).parents[1] / "zoo.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["name"] in list_models()]

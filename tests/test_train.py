@@ -1,0 +1,216 @@
+"""The main job, start to finish: what it leaves behind, what it says, what it refuses."""
+
+import csv
+import json
+import math
+import re
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cnnzoo
+from cnnzoo.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def lenet(shell, tmp_path_factory):
+    """Two epochs of LeNet-5 on the digits, run as a person runs it: (the process, the run directory)."""
+    here = tmp_path_factory.mktemp("here")
+    done = shell("model=lenet", "trainer.max_epochs=2", "run_dir=a run", cwd=here)
+    assert done.returncode == 0, done.stderr
+    return done, here / "a run"
+
+
+def test_the_terminal_says_what_runs_and_what_came_out(lenet):
+    done, _ = lenet
+    assert re.search(r"^model +lenet5 .*61,706 parameters", done.stdout, re.MULTILINE)
+    assert re.search(r"^data +digits: 10 classes, 1,293 train, 144 val, 360 test images", done.stdout, re.MULTILINE)
+    assert re.search(r"^input +32 x 32 pixels, 1 channel", done.stdout, re.MULTILINE)
+    assert "image size 16 -> 32: lenet5 takes exactly 32 pixels" in done.stdout
+    assert re.search(r"^epoch 2/2 .*val loss .*images/s", done.stdout, re.MULTILINE)
+    assert re.search(r"^test +acc1 0\.\d{4}", done.stdout, re.MULTILINE)
+    assert "model.weights=a run/checkpoints/best.ckpt" in done.stdout
+    assert "Warning" not in done.stdout + done.stderr
+
+
+def test_the_run_directory_holds_all_of_it(lenet):
+    _, run = lenet
+    for name in ("metrics.json", "metrics.csv", "train.log", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+        assert (run / name).is_file(), name
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert list(run.glob("events.out.tfevents.*"))
+    assert yaml.safe_load((run / ".hydra/overrides.yaml").read_text())[:2] == ["model=lenet", "trainer.max_epochs=2"]
+
+
+def test_metrics_json_has_the_final_figures(lenet):
+    _, run = lenet
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["parameters"] == 61706
+    assert metrics["epochs"] == 2
+    assert metrics["best_epoch"] in (1, 2)
+    for stage in ("train", "val", "test"):
+        assert 0 <= metrics[f"{stage}/acc1"] <= 1
+        assert metrics[f"{stage}/loss"] > 0
+    assert metrics["test/acc1"] <= metrics["test/acc5"] <= 1
+    assert metrics["perf/images_per_second"] > 0
+    assert 0 <= metrics["perf/data_wait"] <= 1
+
+
+def test_metrics_csv_has_every_epoch(lenet):
+    _, run = lenet
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    validated = [row for row in rows if row["val/acc1"]]
+    assert [int(row["epoch"]) for row in validated] == [0, 1]
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_others(lenet, shell):
+    _, run = lenet
+    figures = []
+    for number, seed in (("again", 0), ("other", 1)):
+        words = ("model=lenet", "trainer.max_epochs=2", f"seed={seed}", f"run_dir={run.parent / number}")
+        assert shell(*words).returncode == 0
+        figures.append(json.loads((run.parent / number / "metrics.json").read_text()))
+    first = json.loads((run / "metrics.json").read_text())
+    for metrics in (first, *figures):
+        for name in ("seconds", "perf/images_per_second", "perf/data_wait"):
+            del metrics[name]
+    assert figures[0] == first
+    assert figures[1] != first
+
+
+def test_tensorboard_has_the_scalars_the_images_the_graph_and_the_text(lenet):
+    _, run = lenet
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+    tags = events.Tags()
+    scalars = {"train/loss", "train/acc1", "val/loss", "val/acc1", "val/acc5", "test/loss", "test/acc1", "test/acc5"}
+    assert scalars | {"lr", "perf/images_per_second", "perf/data_wait"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == [9, 19, 29, 39]
+    assert len(events.Scalars("val/acc1")) == 2
+    (picture,) = events.Images("train/first_batch")
+    assert (picture.width, picture.height) == (8 * 64, 8 * (64 + 14))
+    assert tags["graph"]
+    (config,) = events.Tensors("config/text_summary")
+    assert b"max_epochs: 2" in config.tensor_proto.string_val[0]
+    assert any(tag.startswith("_hparams_/") for tag in events.summary_metadata)
+
+
+def test_a_checkpoint_is_plain_and_gives_the_run_back(lenet):
+    _, run = lenet
+    saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    facts = saved["cnnzoo"]
+    assert facts["model"] == {"name": "lenet5", "num_classes": 10, "in_channels": 1}
+    assert facts["classes"] == [str(digit) for digit in range(10)]
+    assert facts["preprocess"]["image_size"] == 32
+
+    net = cnnzoo.load_run(run)
+    assert not net.training
+    assert net.classes == tuple(facts["classes"])
+    from cnnzoo.data import Digits
+
+    test = Digits(split_seed=0).split("test")
+    with torch.no_grad():
+        logits = net(torch.stack([net.preprocess(image) for image in test.pixels]))
+    accuracy = (logits.argmax(1) == torch.from_numpy(test.labels)).float().mean().item()
+    assert accuracy == pytest.approx(json.loads((run / "metrics.json").read_text())["test/acc1"], abs=1e-6)
+
+
+def test_load_run_says_what_is_missing_or_torn(tmp_path):
+    with pytest.raises(UserError, match=r"holds no checkpoints/best.ckpt"):
+        cnnzoo.load_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.ckpt").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"best.ckpt is torn, or no checkpoint of cnnzoo"):
+        cnnzoo.load_run(tmp_path)
+
+
+def test_training_goes_on_from_a_run(lenet, job):
+    _, run = lenet
+    words = ("model=lenet", "trainer.max_epochs=1", "optimizer.lr=0", f"model.weights={run}/checkpoints/best.ckpt")
+    assert job(*words) == pytest.approx(json.loads((run / "metrics.json").read_text())["val/acc1"])
+
+
+def test_a_folder_with_an_awkward_name_trains(flowers, job):
+    accuracy = job("model=lenet", "data=folder", f"data.root={flowers}", "data.batch_size=8", "trainer.max_epochs=4")
+    assert accuracy == 1.0
+
+
+def test_a_multirun_outlives_a_bad_job(shell, tmp_path):
+    words = (
+        "-m",
+        "model=lenet,nosuch",
+        "model.name=lenet5,lenet6",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2",
+    )
+    done = shell(*words, f"run_dir={tmp_path}")
+    assert done.returncode == 1
+    assert "unknown model 'nosuch'" in done.stderr
+    assert "unknown model 'lenet6': did you mean lenet5?" in done.stdout
+    assert "2 jobs of this multirun failed" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["0_lenet5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model.name=resnet19"], "unknown model 'resnet19': did you mean resnet1"),
+        (["model.name=vgg11"], "model.name=vgg11 is of the family vgg: type model=vgg as well"),
+        (["data=folder"], "data=folder needs data.root="),
+        (["data=folder", "data.root=/no/such/place"], "/no/such/place"),
+        (["data.root=/tmp"], "takes no root"),
+        (
+            ["model=alexnet", "data.image_size=10"],
+            "data.image_size=10: alexnet with the small stem takes 29 or more pixels",
+        ),
+        (["model=lenet", "data.image_size=64"], "data.image_size=64: lenet5 takes exactly 32 pixels"),
+        (["model.num_classes=7"], "model.num_classes=7: data.name=digits has 10 classes"),
+        (["data.channels=2"], "data.channels=2"),
+        (["data.batch_size=0"], "data.batch_size=0"),
+        (["data.batch_size=many"], "data.batch_size=many"),
+        (["data.batch_size=5000"], "data.batch_size="),
+        (["loader.workers=-1"], "loader.workers=-1"),
+        (["seed=-1"], "seed=-1: a whole number"),
+        (["label_smoothing=2"], "label_smoothing=2"),
+        (["optimizer.lr=-1"], "optimizer"),
+        (["optimizer.lr=fast"], "optimizer"),
+        (["+optimizer.speed=1"], "optimizer: "),
+        (["+model.args.groth=1"], "groth"),
+        (["+data.rot=x"], "data: "),
+        (["scheduler.warmup_epochs=99"], "scheduler.warmup_epochs=99: the training has 10 epochs"),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: a schedule needs an end"),
+        (["trainer.precision=17"], "trainer: "),
+        (["optimized_metric=test/acc1"], "optimized_metric=test/acc1: there are val/acc1"),
+        (["model.weights=/no/such.ckpt"], "/no/such.ckpt"),
+        (["augment.crop=middle"], "augment.crop=middle"),
+    ],
+)
+def test_bad_values_are_one_line(words, says, job):
+    with pytest.raises(UserError) as error:
+        job(*words)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_value_in_the_shell_is_one_line_and_exit_code_1(shell, tmp_path):
+    words = ("model.name=resnet19", f"run_dir={tmp_path / 'run'}")
+    done = shell(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: unknown model 'resnet19': did you mean resnet18, resnet152, resnet101?\n"
+    assert "Traceback" in shell(*words, HYDRA_FULL_ERROR="1").stderr
+
+
+def test_a_finished_run_is_not_written_over(lenet, shell):
+    _, run = lenet
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = shell("model=lenet", f"run_dir={run}")
+    assert done.returncode == 1
+    assert "already holds a finished run" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_quick_try_leaves_figures(job, tmp_path):
+    assert not math.isnan(job("model=lenet", "debug=fast"))
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] >= 0
