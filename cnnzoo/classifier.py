@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
@@ -20,12 +20,13 @@ class Classifier(pl.LightningModule):
     """Trains a network to tell classes apart, with cross-entropy.
 
     net: `(N, C, H, W) -> (N, num_classes)` logits; with `forward_with_aux` where `aux_weight` is not 0.
-    optimizer: takes the parameter groups. scheduler: takes the optimizer, `total_steps` and `steps_per_epoch`; None keeps
-    the rate. facts: plain values that every checkpoint carries, enough to rebuild the network for inference.
+    optimizer: takes the parameter groups.
+    scheduler: takes the optimizer, `total_steps` and `steps_per_epoch`; None keeps the rate.
+    facts: plain values that every checkpoint carries, enough to rebuild the network for inference.
 
     Logs `train/loss`, `train/acc1` and `lr` by step, their means over the epoch as `train/loss_epoch` and
-    `train/acc1_epoch`, and `val/` and `test/` `loss`, `acc1` and `acc5` by epoch. Accuracies are shares, 0 to 1. Losses of
-    validation and test are plain cross-entropy, without label smoothing.
+    `train/acc1_epoch`, and `val/` and `test/` `loss`, `acc1` and `acc5` by epoch. Accuracies are shares, 0 to 1.
+    Losses of validation and test are plain cross-entropy, without label smoothing.
     """
 
     def __init__(
@@ -129,6 +130,6 @@ class Classifier(pl.LightningModule):
 
 
 def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """`(N, num_classes)`, `(N,)` -> `(N,)` float: 1 where the label is among the `k` largest logits (or all, if fewer)."""
+    """(N, num_classes), (N,) -> (N,) float: 1 where the label is among the `k` largest logits (all, if fewer)."""
     k = min(k, logits.shape[1])
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).float()

@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class ConsoleHandler(logging.StreamHandler):
-    """Writes to whatever `sys.stdout` is at the time, so that lines appear above a live progress bar, not through it."""
+    """Writes to whatever `sys.stdout` is at the time: above a live progress bar, not through it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

@@ -77,23 +77,24 @@ def once_more(run_dir: Path) -> str:
 
 def hyperparameters(cfg: DictConfig, settled: Settled) -> dict[str, bool | str | float | int]:
     """What sets one run apart from another, flat, for TensorBoard's table."""
-    keep: dict[str, Any] = {
+    optimizer, scheduler = cfg.optimizer._target_.split(".")[-1], cfg.scheduler._target_.split(".")[-1]
+    keep = {
         "model": cfg.model.name,
-        "stem": settled.stem,
         "data": cfg.data.name,
-        "image_size": settled.image_size,
-        "batch_size": cfg.data.batch_size,
+        "optimizer": optimizer,
+        "optimizer.lr": cfg.optimizer.lr,
+        "optimizer.weight_decay": cfg.optimizer.weight_decay,
+        "scheduler": scheduler,
         "epochs": cfg.trainer.max_epochs,
-        "precision": cfg.trainer.precision or "32-true",
-        "seed": cfg.seed,
+        "batch_size": cfg.data.batch_size,
+        "image_size": settled.image_size,
+        "stem": settled.stem,
+        "augment": cfg.augment.crop + (" + flip" if cfg.augment.flip else ""),
         "label_smoothing": cfg.label_smoothing,
+        "precision": str(cfg.trainer.precision or "32-true"),
+        "seed": cfg.seed,
     }
-    for part in ("optimizer", "scheduler", "augment"):
-        node = OmegaConf.to_container(cfg[part], resolve=True)
-        assert isinstance(node, dict)
-        keep[part] = str(node.pop("_target_")).rpartition(".")[2]
-        keep |= {f"{part}.{name}": node[name] for name in map(str, node) if not name.startswith("_")}
-    return {k: v if isinstance(v, (bool, str, float, int)) else str(v) for k, v in keep.items() if v is not None}
+    return {name: value for name, value in keep.items() if value is not None}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Learning-rate schedules that run a step at a time and ask the trainer how many steps there will be.
 
-Each takes the optimizer, the total number of optimizer steps and how many of them make an epoch; the optimizer's own rate
-is the peak. `warmup_epochs=None` leaves the length of the warmup to the schedule; one that is longer than the training is
-a `UserError`.
+Each takes the optimizer, the total number of optimizer steps and how many of them make an epoch; the optimizer's own
+rate is the peak. `warmup_epochs=None` leaves the length of the warmup to the schedule; one that is longer than the
+training is a `UserError`.
 """
 
 import math

@@ -37,14 +37,14 @@ def settle(
     typed_size: int | None = None,
     typed_channels: int | None = None,
     stem: str = "auto",
-    weights: str | None = None,
+    published: bool = False,
 ) -> Settled:
     """Settle the input of a run.
 
-    `proposed_*` is what the data set would like, `typed_*` what the person asked for (None: nothing). A proposed size is
-    raised to the smallest, or lowered to the largest, that the network takes; a typed one that it can't take is an error.
-    `stem="auto"` takes the small-image form below 64 pixels where the family has one, and the paper's for pretrained
-    weights, which exist for no other.
+    `proposed_*` is what the data set would like, `typed_*` what the person asked for (None: nothing). A proposed size
+    is raised to the smallest, or lowered to the largest, that the network takes; a typed one that it can't take is an
+    error. `stem="auto"` takes the small-image form below 64 pixels where the family has one, but the native one for
+    `published` weights, which exist for no other.
 
     Raises `UserError` for a typed size out of the network's range and for an unknown stem.
     """
@@ -53,7 +53,7 @@ def settle(
     wanted = proposed_size if typed_size is None else typed_size
     notes = []
     if stem == "auto":
-        small = wanted < SMALL and info.small_min_size is not None and weights is None
+        small = wanted < SMALL and info.small_min_size is not None and not published
         stem = "small" if small else "native"
     low, high = info.sizes(stem)
     size = max(wanted, low) if high is None else min(max(wanted, low), high)

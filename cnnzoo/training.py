@@ -48,7 +48,7 @@ def seed_everything(seed: int) -> None:
 
 
 def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled]:
-    """The network of `cfg.model` for this data, whose input it settles: one place for size, channels, stem and classes."""
+    """The network of `cfg.model` for this data, whose input it settles: size, channels, stem and classes."""
     facts = info(cfg.name)
     if facts.family != cfg.family:
         raise UserError(f"model.name={cfg.name} is of the family {facts.family}: type model={facts.family} as well")
@@ -58,6 +58,11 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled
             f"model.num_classes={cfg.num_classes}: data.name={data.name} has {data.num_classes} classes ({names}); "
             "leave model.num_classes out"
         )
+    published = None
+    if cfg.weights is not None:
+        from cnnzoo.models.weights import preprocessing  # here: it loads torchvision's list of weights
+
+        published = preprocessing(cfg.name, cfg.weights)
     settled = settle(
         facts,
         proposed_size=data.proposed_image_size,
@@ -65,11 +70,16 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled
         typed_size=data.image_size,
         typed_channels=data.channels,
         stem=cfg.stem,
-        weights=cfg.weights,
+        published=published is not None,
     )
     for note in settled.notes:
         log.info("%s", note)
-    data.settle(image_size=settled.image_size, channels=settled.channels)
+    data.settle(
+        image_size=settled.image_size,
+        channels=settled.channels,
+        mean=published.mean if published else None,
+        std=published.std if published else None,
+    )
     args = OmegaConf.to_container(cfg.args, resolve=True)
     net = create_model(
         cfg.name,

@@ -57,7 +57,7 @@ def job(tmp_path):
 
 @pytest.fixture
 def flowers(tmp_path):
-    """A flat folder of two classes that a network can tell apart, 40 PNG files each, in a directory with an awkward name."""
+    """A flat folder of two classes that are easy to tell apart, 40 PNG files each; its name is awkward."""
     root = tmp_path / "my flowers, (red=1) é"
     for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (root / name).mkdir(parents=True)

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from cnnzoo.classifier import Classifier, hits
@@ -103,5 +103,5 @@ def test_the_memory_format_is_the_one_asked_for(channels_last):
 
 
 def test_label_smoothing_out_of_range_is_an_error():
-    with pytest.raises(UserError, match="label_smoothing=1.5"):
+    with pytest.raises(UserError, match=r"label_smoothing=1\.5"):
         Classifier(Net(), optimizer=still, label_smoothing=1.5)

@@ -106,7 +106,7 @@ def test_a_run_directory_in_use_is_refused(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match="already holds a finished run: name another run_dir"):
         prepare(f"run_dir={tmp_path}")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="is a file, not a directory"):
         prepare(f"run_dir={tmp_path / 'metrics.json'}")
 
 

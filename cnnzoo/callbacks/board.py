@@ -87,5 +87,5 @@ def captioned_grid(images: Tensor, captions: Sequence[str], *, side: int = 64) -
         sheet.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (x, y))
         while caption and draw.textlength(caption) > side - 4:
             caption = caption[:-1]
-        draw.text((x + 2, y + side + 1), caption, fill="black")
+        draw.text((x + side / 2, y + side + 1), caption, fill="black", anchor="ma")
     return np.asarray(sheet)

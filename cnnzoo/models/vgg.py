@@ -8,8 +8,8 @@ adaptive pool before the classifier, so that images of any size from 32 pixels f
 2 / fan_out) and linear layers from N(0, 0.01), where the paper started the deep columns from a trained A.
 
 The small form is the field's for 32 x 32 (kuangliu, bearpaw): the trunk with its five pools and one linear layer. The
-average pool before it, ours, does nothing at 32 x 32 and admits larger images; so is drawing from N(0, 2 / fan_in) where
-there is no batch norm to carry the signal.
+average pool before it is ours; it does nothing at 32 x 32 and admits larger images. So is drawing from N(0, 2 / fan_in)
+where no batch norm carries the signal.
 """
 
 import torch

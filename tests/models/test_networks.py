@@ -33,13 +33,14 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", names())
 def test_one_image(name: str) -> None:
     net, side = smallest(name)
+    side = max(side, 32)
     images = torch.randn(3, 3, side, side)
     with torch.inference_mode():
         settle_batch_norm(net, images)
         whole, one = net.eval()(images), net(images[1:2])
     assert one.shape == (1, 10)
-    torch.testing.assert_close(one, whole[1:2], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(whole[0], whole[1])  # it looks at the image
+    torch.testing.assert_close(one, whole[1:2], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(whole[0], whole[1], rtol=1e-2, atol=1e-3)  # it looks at the image
 
 
 @pytest.mark.parametrize("stem", ["native", "small"])

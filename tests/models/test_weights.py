@@ -1,4 +1,4 @@
-"""Weights: torchvision's, from a cache that the test fills, and files; what fits, what is bent to fit, what is refused."""
+"""Weights: torchvision's, from a cache that the test fills, and files; what fits, is bent to fit, is refused."""
 
 import hashlib
 import logging
@@ -196,7 +196,7 @@ def test_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "resnet18",
             {"weights": "IMAGENET1K_V3"},
-            r"unknown weights for resnet18 'IMAGENET1K_V3': did you mean IMAGENET1K_V1",
+            r"unknown weights for resnet18 'IMAGENET1K_V3': .*IMAGENET1K_V1",
         ),
         ("resnet18", {"weights": "IMAGENET1K_V2"}, r"unknown weights for resnet18 'IMAGENET1K_V2'"),
         ("vgg16", {"weights": "IMAGENET1K_FEATURES"}, r"unknown weights for vgg16"),
@@ -277,7 +277,7 @@ def test_a_changed_file_in_the_cache_is_named(cache: Path, monkeypatch: pytest.M
     path = publish("squeezenet1_1", state_of("squeezenet1_1"), cache, monkeypatch)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
-    with pytest.raises(UserError, match="is torn or changed .* delete it") as raised:
+    with pytest.raises(UserError, match=r"is torn or changed .* delete it") as raised:
         create_model("squeezenet1_1", weights="DEFAULT")
     assert str(path) in str(raised.value)
     path.write_bytes(b"")
