@@ -5,6 +5,7 @@
 Each run is a process of its own that ends itself after its first step. The first, unreported one fills the file cache.
 """
 
+import itertools
 import json
 import os
 import statistics
@@ -58,7 +59,7 @@ def one_run(words: list[str]) -> dict[str, float]:
     if len(marks) != 2:
         sys.exit(done.stdout + done.stderr)
     times = [started, *json.loads(marks[0].removeprefix("MARKS")), *json.loads(marks[1].removeprefix("MARKS"))]
-    return dict(zip(PHASES, (after - before for before, after in zip(times, times[1:], strict=False)), strict=True))
+    return dict(zip(PHASES, (after - before for before, after in itertools.pairwise(times)), strict=True))
 
 
 MEASURED = """
