@@ -110,7 +110,7 @@ class Classifier(pl.LightningModule):
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
+        optimizer = _call("optimizer", self.optimizer, [group for group in groups if group["params"]])
         if self.scheduler is None:
             return optimizer
         total = self.trainer.estimated_stepping_batches
@@ -120,13 +120,24 @@ class Classifier(pl.LightningModule):
         if batches == float("inf"):
             raise UserError("the training data has no length: type trainer.limit_train_batches=...")
         per_epoch = batches / self.trainer.accumulate_grad_batches
-        scheduler = self.scheduler(optimizer, total_steps=int(total), steps_per_epoch=per_epoch)
+        scheduler = _call("scheduler", self.scheduler, optimizer, total_steps=int(total), steps_per_epoch=per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference needs, and the figures of this moment; plain types only, so that loading runs no code."""
         now = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["cnnzoo"] = {**self.facts, "epoch": self.current_epoch, "metrics": now}
+
+
+def _call(key: str, factory: Callable[..., Any], *args: Any, **numbers: Any) -> Any:
+    """`factory(...)`; what it says of a value that it cannot take becomes a `UserError` with all the values typed."""
+    try:
+        return factory(*args, **numbers)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        typed = ", ".join(f"{key}.{name}={value}" for name, value in getattr(factory, "keywords", {}).items())
+        raise UserError(f"{key}: {error} ({typed})") from error
 
 
 def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import CompactHydraException, HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,10 +32,6 @@ OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "tr
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
 
 log = logging.getLogger(__name__)
-
-
-class _Failed(CompactHydraException):
-    """A job's error, for Hydra: it prints the line and ends with exit code 1; in a multirun the other jobs go on."""
 
 
 def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
@@ -58,7 +54,7 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if settings.mode != RunMode.MULTIRUN:
-                raise _Failed(_line(error)) from None
+                sys.exit(_line(error))  # past Hydra, which would add lines of its own
             failures.append(f"{' '.join(settings.overrides.task)}: {error}")
             log.error("%s", _line(error))
             return float("nan")  # a sweeper reads it as a job that brought nothing

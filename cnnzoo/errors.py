@@ -1,7 +1,7 @@
 """What goes wrong through no fault of the program: said in one line that names the thing, the place and the way out."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class UserError(ValueError):
@@ -13,8 +13,11 @@ class UserError(ValueError):
 
 
 def nearest(name: str, choices: Iterable[str], most: int = 3) -> list[str]:
-    """The `most` choices that look most like `name`, best first; empty where none comes near."""
-    return get_close_matches(name.lower(), list(choices), n=most, cutoff=0.5)
+    """The `most` choices that look most like `name`, capitals aside, best first; empty where none comes near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(name.lower(), by_lower, n=most, cutoff=0.5)
+    likeness = [SequenceMatcher(None, found, name.lower()).ratio() for found in near]
+    return [by_lower[found] for found, ratio in zip(near, likeness, strict=True) if ratio >= likeness[0] - 0.15]
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, most: int = 12) -> UserError:

@@ -1,14 +1,13 @@
 """A run, brought back: `load_run` reads what `train.py` left in a run directory."""
 
-import pickle
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from cnnzoo.data import Preprocess
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model
+from cnnzoo.models.weights import load_file
 
 
 def load_run(run_dir: str | Path, *, checkpoint: str = "best") -> nn.Module:
@@ -22,11 +21,10 @@ def load_run(run_dir: str | Path, *, checkpoint: str = "best") -> nn.Module:
     path = Path(run_dir).expanduser() / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         raise UserError(f"{run_dir} holds no checkpoints/{checkpoint}.ckpt: name a run directory that train.py wrote")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        facts, state = saved["cnnzoo"], saved["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise UserError(f"{path} is torn, or no checkpoint of cnnzoo: {str(error).splitlines()[0]}") from error
+    saved = load_file(path, "take last.ckpt (checkpoint='last'), or train again")
+    if not isinstance(saved, dict) or not {"cnnzoo", "state_dict"} <= saved.keys():
+        raise UserError(f"{path} is no checkpoint of cnnzoo: it lacks the entries 'cnnzoo' and 'state_dict'")
+    facts, state = saved["cnnzoo"], saved["state_dict"]
     net = create_model(**facts["model"])
     net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
     net.preprocess = Preprocess(**facts["preprocess"])  # type: ignore[assignment]

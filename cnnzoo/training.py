@@ -81,14 +81,18 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled
         std=published.std if published else None,
     )
     args = OmegaConf.to_container(cfg.args, resolve=True)
-    net = create_model(
-        cfg.name,
-        num_classes=data.num_classes,
-        in_channels=settled.channels,
-        weights=cfg.weights,
-        stem=settled.stem,
-        **args,  # type: ignore[arg-type]
-    )
+    assert isinstance(args, dict)
+    try:
+        net = create_model(
+            cfg.name,
+            num_classes=data.num_classes,
+            in_channels=settled.channels,
+            weights=cfg.weights,
+            stem=settled.stem,
+            **{str(name): value for name, value in args.items()},
+        )
+    except (TypeError, ValueError) as error:  # a value of model.args that the network's layers refuse
+        raise error if isinstance(error, UserError) else UserError(f"model.args={args}: {error}") from error
     return net, settled
 
 

@@ -121,7 +121,10 @@ def test_load_run_says_what_is_missing_or_torn(tmp_path):
         cnnzoo.load_run(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/best.ckpt").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"best.ckpt is torn, or no checkpoint of cnnzoo"):
+    with pytest.raises(UserError, match=r"best.ckpt cannot be read .*: take last.ckpt"):
+        cnnzoo.load_run(tmp_path)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "checkpoints/best.ckpt")
+    with pytest.raises(UserError, match=r"best.ckpt is no checkpoint of cnnzoo"):
         cnnzoo.load_run(tmp_path)
 
 
@@ -174,8 +177,8 @@ def test_a_multirun_outlives_a_bad_job(shell, tmp_path):
         (["loader.workers=-1"], "loader.workers=-1"),
         (["seed=-1"], "seed=-1: a whole number"),
         (["label_smoothing=2"], "label_smoothing=2"),
-        (["optimizer.lr=-1"], "optimizer"),
-        (["optimizer.lr=fast"], "optimizer"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast"),
         (["+optimizer.speed=1"], "optimizer: "),
         (["+model.args.groth=1"], "groth"),
         (["+data.rot=x"], "data: "),

@@ -84,7 +84,7 @@ def read_weights(info: "Info", weights: str | Path) -> tuple[State, dict[str, An
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"weights={weights}: there is no such file")
-    saved = _load(path, "save it again, from a trusted place")
+    saved = load_file(path, "save it again, from a trusted place")
     recorded: dict[str, Any] = {}
     if isinstance(saved, dict) and "cnnzoo" in saved and "state_dict" in saved:
         recorded = dict(saved["cnnzoo"].get("model", {}))
@@ -171,7 +171,7 @@ def _published(info: "Info", weights: str) -> State:
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(member.url).path).name)
     if path.is_file():
         _verify(path)
-        return _load(path, "delete it, and it is downloaded again")
+        return load_file(path, "delete it, and it is downloaded again")
     try:
         return member.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError) as error:
@@ -196,7 +196,7 @@ def _verify(path: Path) -> None:
         )
 
 
-def _load(path: Path, remedy: str) -> Any:
+def load_file(path: Path, remedy: str) -> Any:
     """What the file holds: tensors and plain types, on the CPU."""
     try:
         if path.suffix == ".safetensors":

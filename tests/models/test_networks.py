@@ -39,7 +39,7 @@ def test_one_image(name: str) -> None:
         settle_batch_norm(net, images)
         whole, one = net.eval()(images), net(images[1:2])
     assert one.shape == (1, 10)
-    torch.testing.assert_close(one, whole[1:2], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(one, whole[1:2], rtol=5e-3, atol=1e-3)
     assert not torch.allclose(whole[0], whole[1], rtol=1e-2, atol=1e-3)  # it looks at the image
 
 
