@@ -150,7 +150,7 @@ def test_a_multirun_outlives_a_bad_job(shell, tmp_path):
     done = shell(*words, f"run_dir={tmp_path}")
     assert done.returncode == 1
     assert "unknown model 'nosuch'" in done.stderr
-    assert "unknown model 'lenet6': did you mean lenet5?" in done.stdout
+    assert "unknown model 'lenet6': did you mean lenet5" in done.stdout
     assert "2 jobs of this multirun failed" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["0_lenet5"]
