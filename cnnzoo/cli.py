@@ -130,6 +130,8 @@ def prepare(argv: list[str], *, config: str, help_text: str) -> tuple[list[str],
         words[words.index(str(override.input_line))] = f"{override.get_key_element()}={','.join(good)}"
         single.append(_parse(f"{override.get_key_element()}={good[0]}"))
     _check_keys(single, config, multirun=args.multirun)
+    if args.multirun:  # each job has a directory of its own below
+        words = [re.sub(r"^\+{0,2}run_dir=", "hydra.sweep.dir=", word) for word in words]
     return words, dropped
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,7 +22,7 @@ from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
-from cnnzoo.report import describe, hyperparameters, result, tell, write_json
+from cnnzoo.report import describe, hyperparameters, result, shown, tell, write_json
 from cnnzoo.settle import Settled, settle
 
 log = logging.getLogger(__name__)
@@ -145,8 +145,19 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
         board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
 
+    table = hyperparameters(cfg, settled)
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger.log_hyperparams(table)
+    steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
+    trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))  # a small set has curves too
+
     started = time.perf_counter()
-    trainer.fit(classifier, datamodule=data)
+    try:
+        trainer.fit(classifier, datamodule=data)
+    except SystemExit:  # how Lightning ends on Ctrl-C
+        log.info("stopped in epoch %d; the epochs before are in %s", trainer.current_epoch + 1, shown(run_dir))
+        raise
     seconds = time.perf_counter() - started
     figures = final_figures(trainer)
     epochs = trainer.current_epoch
@@ -168,7 +179,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         write_json(run_dir / "metrics.json", metrics)
         for board in boards:
             with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
-                for summary in hparams(hyperparameters(cfg, settled), figures):
+                for summary in hparams(table, figures):
                     writer.file_writer.add_summary(summary)
         tell(result(metrics, run_dir))
     return figures[cfg.optimized_metric]

@@ -63,6 +63,13 @@ def test_metrics_csv_has_every_epoch(lenet):
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     validated = [row for row in rows if row["val/acc1"]]
     assert [int(row["epoch"]) for row in validated] == [0, 1]
+    assert yaml.safe_load((run / "hparams.yaml").read_text())["optimizer.lr"] == 0.1
+
+
+def test_a_training_shorter_than_the_logging_interval_has_a_curve(job, tmp_path):
+    job("model=lenet", "data.batch_size=300", "trainer.max_epochs=1")  # four steps
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [3]
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_others(lenet, shell):

@@ -4,6 +4,7 @@ import logging
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
 
 from cnnzoo.callbacks.speed import Speed
 
@@ -19,10 +20,12 @@ SHORT = {
 
 
 class ProgressBar(RichProgressBar):
-    """Rich's bar with loss, accuracy and images per second; it leaves nothing behind, `EpochLine` does."""
+    """Rich's bar with loss, accuracy and images per second, on a terminal alone; what stays is `EpochLine`'s."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)  # times a second: the default of 100 takes time from training
+        if not Console().is_terminal:
+            self.disable()
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
