@@ -150,7 +150,8 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         if isinstance(logger, CSVLogger):
             logger.log_hyperparams(table)
     steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
-    trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))  # a small set has curves too
+    often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
+    trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
     started = time.perf_counter()
     try:
