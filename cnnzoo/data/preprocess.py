@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from cnnzoo.data.augment import Augment
-from cnnzoo.data.decode import as_pixels, decode
-from cnnzoo.data.execute import execute, to_channels
+from cnnzoo.data.decode import as_pixels, decode, to_channels
+from cnnzoo.data.execute import execute
 
 
 class Preprocess:

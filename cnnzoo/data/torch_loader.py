@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cnnzoo.data.augment import Augment, Draw
-from cnnzoo.data.decode import BadFile, decode, why
-from cnnzoo.data.execute import execute, to_channels
+from cnnzoo.data.decode import BadFile, decode, to_channels, why
+from cnnzoo.data.execute import execute
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
