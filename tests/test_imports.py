@@ -36,6 +36,7 @@ def test_layers():
         ("hydra", {"cnnzoo/cli.py"} | {path.name for path in ROOT.glob("*.py")}),
         ("nvidia", {"cnnzoo/data/dali_loader.py"}),
         ("torchvision.models", {"cnnzoo/models/weights.py"}),
+        ("torchvision.datasets", {"cnnzoo/data/standard.py"}),
     ],
 )
 def test_only_these_import(package, allowed):
@@ -62,4 +63,9 @@ def test_a_family_imports_no_sibling():
 
 def test_importing_cnnzoo_loads_nothing_heavy():
     command = "import sys, cnnzoo, cnnzoo.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+
+
+def test_importing_the_data_sets_does_not_load_torchvision():
+    command = "import sys, cnnzoo.data; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0

@@ -5,7 +5,30 @@
 
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.preprocess import Preprocess
-from cnnzoo.data.sources import Digits, Folder, Synthetic
+from cnnzoo.data.sources import (
+    Cifar10,
+    Cifar100,
+    Digits,
+    FashionMnist,
+    Folder,
+    Imagenet,
+    Imagenette,
+    Mnist,
+    Synthetic,
+)
 from cnnzoo.data.torch_loader import TorchLoader
 
-__all__ = ["Augment", "Digits", "Folder", "Preprocess", "Synthetic", "TorchLoader"]
+__all__ = [
+    "Augment",
+    "Cifar10",
+    "Cifar100",
+    "Digits",
+    "FashionMnist",
+    "Folder",
+    "Imagenet",
+    "Imagenette",
+    "Mnist",
+    "Preprocess",
+    "Synthetic",
+    "TorchLoader",
+]

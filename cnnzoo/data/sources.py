@@ -1,4 +1,4 @@
-"""The data sets: digits (real, ships with scikit-learn), synthetic, and any folder of images (`folder.py`)."""
+"""The data sets: digits (real, ships with scikit-learn), synthetic, any folder (`folder.py`), and `standard.py`'s."""
 
 from functools import cached_property
 
@@ -8,9 +8,22 @@ import numpy.typing as npt
 from cnnzoo.data.chance import IMAGES, uniform
 from cnnzoo.data.folder import Folder
 from cnnzoo.data.split import Source, Split, no_root, three_ways
+from cnnzoo.data.standard import Cifar10, Cifar100, FashionMnist, Imagenet, Imagenette, Mnist
 from cnnzoo.errors import UserError
 
-__all__ = ["Digits", "Folder", "Source", "Split", "Synthetic"]
+__all__ = [
+    "Cifar10",
+    "Cifar100",
+    "Digits",
+    "FashionMnist",
+    "Folder",
+    "Imagenet",
+    "Imagenette",
+    "Mnist",
+    "Source",
+    "Split",
+    "Synthetic",
+]
 
 
 class Digits:

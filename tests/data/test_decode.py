@@ -1,5 +1,8 @@
 """Files of all kinds to pixels."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from made_images import pixels_of
@@ -35,6 +38,28 @@ def test_grey(saved):
     assert np.array_equal(decode(path, 3), np.stack([GREY] * 3, -1))
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1, "quality": 40}])
+@pytest.mark.parametrize("pixels", [COLOUR, GREY])
+def test_jpeg(saved, options, pixels):
+    path = saved(Image.fromarray(pixels), "jpg", **options)
+    for channels, mode in ((3, "RGB"), (1, "L")):
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB").convert(mode)).reshape(10, 14, channels).astype(int)
+        assert np.abs(decode(path, channels) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("ending", "options"), [("bmp", {}), ("webp", {"lossless": True}), ("ppm", {})])
+def test_other_formats_without_loss(saved, ending, options):
+    for pixels in (COLOUR, np.stack([GREY] * 3, -1)):
+        assert np.array_equal(decode(saved(Image.fromarray(pixels), ending, **options), 3), pixels)
+
+
+def test_bmp_with_a_palette_and_in_grey(saved):
+    palette = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(decode(saved(palette, "bmp"), 3), np.asarray(palette.convert("RGB")))
+    assert np.array_equal(decode(saved(Image.fromarray(GREY), "bmp"), 1)[..., 0], GREY)
+
+
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_sixteen_bits_keep_their_range(saved, ending):
     path = saved(Image.fromarray(GREY.astype(np.uint16) * 257), ending)
@@ -45,6 +70,18 @@ def test_sixteen_bits_keep_their_range(saved, ending):
 def test_sixteen_bits_are_rounded(saved):
     path = saved(Image.fromarray(np.array([[0, 128, 129, 40000, 65535]], np.uint16)))
     assert decode(path, 1).ravel().tolist() == [0, 0, 1, 156, 255]
+
+
+@pytest.mark.parametrize("colours", [1, 2, 3, 4])
+def test_png_of_sixteen_bits_a_channel(tmp_path, colours):
+    """Grey, grey and alpha, colour, colour and alpha; Pillow writes only the first."""
+    values = pixels_of("deep", 10, 14, colours).astype(np.uint16) * 257
+    if colours in (2, 4):
+        values[..., -1] = 65535
+    path = tmp_path / "deep.png"
+    path.write_bytes(_png(values, {1: 0, 2: 4, 3: 2, 4: 6}[colours]))
+    expected = (values // 257).astype(np.uint8)[..., : 3 if colours > 2 else 1]
+    assert np.array_equal(decode(str(path), 3), np.broadcast_to(expected, (10, 14, 3)))
 
 
 def test_palette(saved):
@@ -80,13 +117,43 @@ def test_cmyk(saved):
     assert np.abs(decode(path, 3).astype(int) - [200, 60, 20]).max() <= 6
 
 
-def test_the_first_frame_of_an_animation(saved):
-    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 200)]
-    assert (decode(saved(frames[0], "gif", save_all=True, append_images=frames[1:]), 1) == 10).all()
+def test_cmyk_as_photoshop_saves_it(saved):
+    """YCCK: luminance, chroma and black, all inverted; Pillow writes no such file, so Adobe's marker is changed."""
+    stored = Image.new("RGB", (16, 16), (255 - 200, 255 - 60, 255 - 20)).convert("YCbCr").getpixel((0, 0))
+    path = saved(Image.new("CMYK", (16, 16), (*(255 - value for value in stored), 0)), "jpg", quality=100)
+    with open(path, "r+b") as file:
+        file.seek(file.read().index(b"Adobe") + 11)
+        assert file.read(1) == b"\0"
+        file.seek(-1, 1)
+        file.write(b"\2")
+    assert np.abs(decode(path, 3).astype(int) - [200, 60, 20]).max() <= 6
+
+
+@pytest.mark.parametrize(("ending", "options"), [("gif", {}), ("webp", {"lossless": True}), ("png", {})])
+def test_the_first_frame_of_an_animation(saved, ending, options):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = saved(frames[0], ending, save_all=True, append_images=frames[1:], **options)
+    assert (decode(path, 3) == [255, 0, 0]).all()
+
+
+def test_gif_of_many_colours(saved):
+    image = Image.fromarray(COLOUR).quantize(32)
+    assert np.array_equal(decode(saved(image, "gif"), 3), np.asarray(image.convert("RGB")))
+
+
+def test_what_is_transparent_in_gif_and_webp_becomes_white(saved):
+    half = Image.new("P", (8, 8), 0)
+    half.putpalette([0, 0, 0, 250, 0, 0])
+    half.paste(1, (0, 0, 4, 8))
+    pixels = decode(saved(half, "gif", transparency=1), 3)
+    assert (pixels[:, :4] == 255).all()
+    assert (pixels[:, 4:] == 0).all()
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert (decode(saved(clear, "webp", lossless=True), 1) == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 def test_rotated_as_exif_says(saved, orientation, ending):
     """Whatever way the camera was held, the picture comes out upright."""
     turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
@@ -119,5 +186,17 @@ def test_why_it_cannot_be_decoded(tmp_path, saved):
     assert reason(tmp_path / "gone.jpg") == "No such file or directory"
     whole = (tmp_path / "image.jpg").read_bytes() if saved(Image.fromarray(COLOUR).resize((200, 200)), "jpg") else b""
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    assert "truncated" in reason(tmp_path / "cut.jpg")
+    assert "Premature end" in reason(tmp_path / "cut.jpg")
     assert "floating-point" in reason(saved(Image.fromarray(GREY.astype(np.float32)), "tif"))
+
+
+def _png(values, kind):
+    """A PNG file of uint16 (H, W, C); `kind` is the colour type of its header."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
