@@ -89,7 +89,7 @@ def hyperparameters(cfg: DictConfig, settled: Settled) -> dict[str, bool | str |
         "batch_size": cfg.data.batch_size,
         "image_size": settled.image_size,
         "stem": settled.stem,
-        "augment": cfg.augment.crop + (" + flip" if cfg.augment.flip else ""),
+        "augment": _augment(cfg.augment),
         "label_smoothing": cfg.label_smoothing,
         "precision": str(cfg.trainer.precision or "32-true"),
         "seed": cfg.seed,
@@ -115,6 +115,17 @@ def _accuracies(metrics: Mapping[str, Any], stage: str) -> str:
     return (
         f"acc1 {metrics[f'{stage}/acc1']:.4f}, acc5 {metrics[f'{stage}/acc5']:.4f}, loss {metrics[f'{stage}/loss']:.4f}"
     )
+
+
+def _augment(cfg: DictConfig) -> str:
+    parts = {
+        cfg.crop: True,
+        "flip": cfg.flip,
+        cfg.auto: cfg.auto,
+        "color jitter": any(cfg.color_jitter or ()),
+        "erase": cfg.erase,
+    }
+    return " + ".join(part for part, wanted in parts.items() if wanted)
 
 
 def _device(trainer: pl.Trainer) -> str:

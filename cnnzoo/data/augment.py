@@ -3,39 +3,61 @@
 Drawing and doing are apart, so that every loader does the same to the same image; `execute.py` does it on the CPU.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnzoo.data.chance import AUGMENT, uniform
+from cnnzoo.data.operations import MAGNITUDES, draw_auto, draw_erased, draw_jitter
 from cnnzoo.errors import UserError
 
 CROPS = ("center", "padded", "random_resized")
-TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
+POLICIES = ("randaugment", "trivialaugment")
+TRIES = 10  # torchvision's RandomResizedCrop and RandomErasing give up after as many
+MOST = 16  # of RandAugment's operations on one image
 
 # Which column of an image's random numbers is for what: fixed, so that a new operation changes no old one.
 FLIP, TOP, LEFT = 0, 1, 2
 AREA = range(3, 3 + TRIES)
 ASPECT = range(3 + TRIES, 3 + 2 * TRIES)
+JITTER_ORDER = range(23, 27)
+JITTER_FACTOR = range(27, 31)
+ERASE = 31
+ERASE_PLACE = range(32, 34)
+ERASE_AREA = range(34, 34 + TRIES)
+ERASE_ASPECT = range(44, 44 + TRIES)
+AUTO_KIND = range(54, 54 + MOST)
+AUTO_SIGN = range(70, 70 + MOST)
+AUTO_STEP = 86
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Chance = Callable[[Sequence[int]], Floats]  # columns of the images' random numbers
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What to do to N images: resize each, cut a window out, bring that to `image_size` square, flip some."""
+    """What to do to N images: resize each, cut a window out, bring that to `image_size` square, flip some.
+
+    Then the operations, in turn, and last what is erased; None where nothing of the kind is wanted of any image.
+    """
 
     resized: Ints  # (N, 2) height and width to resize the whole image to
     windows: Ints  # (N, 4) top, left, height, width in the resized image; it is black where a window reaches outside
     flips: npt.NDArray[np.bool_]  # (N,) mirrored left to right
     image_size: int
+    operations: Ints | None = None  # (N, K) places in `operations.OPERATIONS`
+    amounts: Floats | None = None  # (N, K) how much of each
+    erased: Ints | None = None  # (N, 4) top, left, height, width in the finished image; height 0: nothing is erased
+    fill: tuple[int, ...] = (0,)  # the pixel, 0 to 255, that an erased window is filled with; per channel, or for all
 
     def of(self, which: npt.NDArray[np.int64]) -> "Draw":
         """The parameters of some of the images."""
-        return Draw(self.resized[which], self.windows[which], self.flips[which], self.image_size)
+        arrays: dict[str, Any] = {n: rows[which] for n, rows in vars(self).items() if isinstance(rows, np.ndarray)}
+        return replace(self, **arrays)
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,13 @@ class Augment:
     - "padded": the shorter side to the image size, black margins of `padding` times the image size, a window anywhere;
     - "random_resized": a window of `scale` of the image's area and an aspect of `ratio`, brought to the image size.
     `flip` is the probability of mirroring left to right. Evaluation resizes the shorter side to `eval_resize` times the
-    image size and takes the centre. All resizing is bilinear and antialiased. Raises UserError for what cannot be.
+    image size and takes the centre. All resizing is bilinear and antialiased.
+
+    Then, for training: `auto` "randaugment" (`operations` of them at `magnitude`, 0 to 30) or "trivialaugment" (one, at
+    any magnitude); `color_jitter`, the greatest change of brightness, contrast, saturation and hue (at most 0.5), in an
+    order drawn for each image; and with probability `erase` a window of `erase_scale` of the image's area and an aspect
+    (height over width) of `erase_ratio` is filled with `mean` (the data module puts the data set's there; else black).
+    Raises UserError for what cannot be.
     """
 
     crop: Literal["center", "padded", "random_resized"] = "center"
@@ -55,6 +83,13 @@ class Augment:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
+    auto: Literal["randaugment", "trivialaugment"] | None = None
+    operations: int = 2
+    magnitude: int = 9
+    color_jitter: tuple[float, float, float, float] | None = None
+    erase: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
     eval_resize: float = 1.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -62,15 +97,27 @@ class Augment:
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
             raise UserError(f"augment.crop={self.crop}: it can be {', '.join(CROPS)}")
-        for field in ("scale", "ratio", "mean", "std"):
+        if self.auto is not None and self.auto not in POLICIES:
+            raise UserError(f"augment.auto={self.auto}: it can be {', '.join(POLICIES)}, or null for none")
+        for field in ("scale", "ratio", "color_jitter", "erase_scale", "erase_ratio", "mean", "std"):
             object.__setattr__(self, field, _numbers(field, getattr(self, field)))
-        for field in ("scale", "ratio"):
+        for field in ("scale", "ratio", "erase_scale", "erase_ratio"):
             value = getattr(self, field)
             if len(value) != 2 or not 0 < value[0] <= value[1]:
                 raise UserError(f"augment.{field}={list(value)}: wanted are two numbers above 0, the smaller first")
-        if self.scale[1] > 1:
-            raise UserError(f"augment.scale={list(self.scale)}: shares of the image's area, so at most 1")
+        for field in ("scale", "erase_scale"):
+            if getattr(self, field)[1] > 1:
+                raise UserError(f"augment.{field}={list(getattr(self, field))}: shares of the image's area, at most 1")
+        strengths = self.color_jitter
+        if strengths is not None and not (len(strengths) == 4 and min(strengths) >= 0 and strengths[3] <= 0.5):
+            raise UserError(
+                f"augment.color_jitter={list(strengths)}: wanted are four numbers from 0, the greatest changes of "
+                "brightness, contrast, saturation and hue (that at most 0.5), such as [0.4,0.4,0.4,0.1]"
+            )
+        _whole("operations", self.operations, 1, MOST)
+        _whole("magnitude", self.magnitude, 0, MAGNITUDES - 1)
         _within("flip", self.flip, 0, 1)
+        _within("erase", self.erase, 0, 1)
         _within("padding", self.padding, 0, 1)
         _within("eval_resize", self.eval_resize, 1, 8)
         if self.std is not None and min(self.std, default=0) <= 0:
@@ -82,25 +129,48 @@ class Augment:
         An image's parameters depend on (seed, epoch, its index) and its size, on nothing else.
         """
 
-        def chance(columns: Sequence[int]) -> npt.NDArray[np.float64]:
+        def chance(columns: Sequence[int]) -> Floats:
             return uniform(AUGMENT, seed, epoch, indices, columns)
 
+        resized, windows = self._crop(chance, sizes, image_size)
         flips = chance([FLIP])[:, 0] < self.flip
-        if self.crop == "center":
-            return Draw(*self._center(sizes, image_size), flips, image_size)
-        if self.crop == "padded":
-            resized = shorter_side_to(sizes, image_size)
-            margin = round(self.padding * image_size)
-            corners = np.floor(chance([TOP, LEFT]) * (resized + 2 * margin - image_size + 1)).astype(np.int64) - margin
-            return Draw(resized, np.hstack([corners, np.full_like(corners, image_size)]), flips, image_size)
-        shapes, drawn = self._shapes(sizes, chance(AREA), chance(ASPECT))
-        corners = np.floor(chance([TOP, LEFT]) * (sizes - shapes + 1)).astype(np.int64)
-        corners = np.where(drawn[:, None], corners, (sizes - shapes) // 2)
-        return Draw(sizes, np.hstack([corners, shapes]), flips, image_size)
+        return Draw(resized, windows, flips, image_size, **self._rest(chance, image_size))
 
     def for_evaluation(self, sizes: Ints, image_size: int) -> Draw:
         """Parameters for images of `sizes` (N, 2) that are evaluated: nothing is left to chance."""
         return Draw(*self._center(sizes, image_size), np.zeros(len(sizes), bool), image_size)
+
+    def _crop(self, chance: Chance, sizes: Ints, image_size: int) -> tuple[Ints, Ints]:
+        """(resized, windows) for training."""
+        if self.crop == "center":
+            return self._center(sizes, image_size)
+        if self.crop == "padded":
+            resized = shorter_side_to(sizes, image_size)
+            margin = round(self.padding * image_size)
+            corners = np.floor(chance([TOP, LEFT]) * (resized + 2 * margin - image_size + 1)).astype(np.int64) - margin
+            return resized, np.hstack([corners, np.full_like(corners, image_size)])
+        shapes, drawn = self._shapes(sizes, chance(AREA), chance(ASPECT))
+        corners = np.floor(chance([TOP, LEFT]) * (sizes - shapes + 1)).astype(np.int64)
+        corners = np.where(drawn[:, None], corners, (sizes - shapes) // 2)
+        return sizes, np.hstack([corners, shapes])
+
+    def _rest(self, chance: Chance, image_size: int) -> dict[str, Any]:
+        """What comes after crop and flip, as `Draw`'s fields; empty where nothing of it is wanted."""
+        rest: dict[str, Any] = {}
+        drawn = []
+        if self.auto is not None:
+            count = self.operations if self.auto == "randaugment" else 1
+            kind, sign = chance(AUTO_KIND[:count]), chance(AUTO_SIGN[:count])
+            drawn.append(draw_auto(self.auto, self.magnitude, image_size, kind, sign, chance([AUTO_STEP])))
+        if self.color_jitter is not None and any(self.color_jitter):
+            drawn.append(draw_jitter(self.color_jitter, chance(JITTER_ORDER), chance(JITTER_FACTOR)))
+        if drawn:
+            rest["operations"], rest["amounts"] = (np.hstack(parts) for parts in zip(*drawn, strict=True))
+        if self.erase:
+            numbers = (chance(columns) for columns in ([ERASE], ERASE_PLACE, ERASE_AREA, ERASE_ASPECT))
+            rest["erased"] = draw_erased(self.erase, self.erase_scale, self.erase_ratio, image_size, *numbers)
+            rest["fill"] = tuple(round(255 * value) for value in self.mean or (0.0,))
+        return rest
 
     def _center(self, sizes: Ints, image_size: int) -> tuple[Ints, Ints]:
         """(resized, windows): the shorter side to `eval_resize` times the image size, and the centre of that."""
@@ -108,9 +178,7 @@ class Augment:
         corners = np.rint((resized - image_size) / 2).astype(np.int64)
         return resized, np.hstack([corners, np.full_like(corners, image_size)])
 
-    def _shapes(
-        self, sizes: Ints, area: npt.NDArray[np.float64], aspect: npt.NDArray[np.float64]
-    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    def _shapes(self, sizes: Ints, area: Floats, aspect: Floats) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """(shapes (N, 2), drawn (N,)): the first of ten windows that fits, else the largest of an allowed aspect.
 
         The law of torchvision's RandomResizedCrop: the area uniform, the aspect (width over height) uniform in its log.
@@ -149,3 +217,8 @@ def _numbers(field: str, value: object) -> tuple[float, ...] | None:
 def _within(field: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise UserError(f"augment.{field}={value}: it must be a number from {low} to {high}")
+
+
+def _whole(field: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"augment.{field}={value}: it must be a whole number from {low} to {high}")

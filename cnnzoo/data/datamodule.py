@@ -1,6 +1,7 @@
 """The Lightning data module: a source, an order, an augmentation and a loader, put together."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -160,7 +161,7 @@ class DataModule(pl.LightningDataModule):
             self._loaders[name] = self.loader(
                 split,
                 order,
-                augment=self.augment,
+                augment=replace(self.augment, mean=self.settled_mean, std=self.settled_std),
                 train=train,
                 image_size=self.settled_image_size,
                 channels=self.settled_channels,

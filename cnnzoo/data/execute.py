@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnnzoo.data.augment import Draw
+from cnnzoo.data.operate import operate
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -25,7 +26,7 @@ def execute(frames: Pixels | Sequence[Pixels], draw: Draw) -> Tensor:
         if draw.flips.any():
             which = torch.from_numpy(np.flatnonzero(draw.flips))
             images[which] = images[which].flip(3)
-        return images
+        return operate(images, draw)
     images = torch.empty(len(frames), side, side, frames[0].shape[-1], dtype=torch.uint8).permute(0, 3, 1, 2)
     resized, windows, flips = draw.resized.tolist(), draw.windows.tolist(), draw.flips.tolist()
     for n, frame in enumerate(frames):
@@ -37,7 +38,7 @@ def execute(frames: Pixels | Sequence[Pixels], draw: Draw) -> Tensor:
             window = _resize(whole[:, top : top + height, left : left + width], side, side)
         image = torch.from_numpy(window).permute(0, 3, 1, 2)
         images[n : n + 1] = image.flip(3) if flips[n] else image
-    return images
+    return operate(images, draw)
 
 
 def _cut(frames: Pixels, corners: npt.NDArray[np.int64], side: int) -> Pixels:

@@ -1,160 +1,182 @@
-"""Doing on the CPU what a `Draw` says beside crop and flip, to whole batches of uint8; equal to torchvision v2's functions.
+"""Doing on the CPU what a `Draw` says beside crop and flip, to batches of uint8; equal to torchvision v2's functions.
 
 Nothing depends on which images are worked on together, nor on the number of threads: sums are of whole numbers, and a
-product and a sum are rounded one after the other. Grey images have no saturation or hue to change, and stay as they are.
+product and a sum are rounded one after the other. Saturation and hue leave grey images as they are.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cnnzoo.data.augment import Draw
-from cnnzoo.data.operations import OPERATIONS
+from cnnzoo.data.operations import OPERATIONS, Floats, Ints
 
-AT_ONCE = 2**18  # pixels: what is worked on together stays in a core's cache
-GREY = (0.2989, 0.587, 0.114)  # torchvision's; Pillow's differ in the fourth digit
+AT_ONCE = 2**18  # values: what is worked on together stays in a core's cache
+RED, GREEN, BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)  # torchvision's weights of grey
+Pixels = npt.NDArray[np.uint8]
+Singles = npt.NDArray[np.float32]
 
 
 def operate(images: Tensor, draw: Draw) -> Tensor:
-    """Contiguous uint8 images (N, C, S, S) after the draw's operations, in turn, and with its windows erased, in place."""
+    """`images`, uint8 (N, C, S, S), after the draw's operations, in turn, and with its windows erased; in place."""
     if draw.operations is not None and draw.amounts is not None:
-        at_once = max(1, AT_ONCE // images[0].numel())
-        for codes, amounts in zip(draw.operations.T, draw.amounts.T, strict=True):
-            for code in np.unique(codes[codes > 0]):
-                same = np.flatnonzero(codes == code)
-                for start in range(0, len(same), at_once):
-                    some = torch.from_numpy(same[start : start + at_once])
-                    images[some] = OPERATE[OPERATIONS[code]](images[some], torch.from_numpy(amounts[some.numpy()]))
+        at_once = max(1, AT_ONCE // images.shape[1:].numel())
+        for start in range(0, len(images), at_once):
+            part = slice(start, start + at_once)
+            planes = np.ascontiguousarray(images[part].numpy())
+            images[part] = torch.from_numpy(_operated(planes, draw.operations[part], draw.amounts[part]))
     if draw.erased is not None:
+        fill = np.array(draw.fill, np.uint8)[:, None, None]
         for image, (top, left, height, width) in zip(images.numpy(), draw.erased.tolist(), strict=True):
-            image[:, top : top + height, left : left + width] = np.array(draw.fill, np.uint8)[:, None, None]
+            image[:, top : top + height, left : left + width] = fill
     return images
 
 
-def _warp(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Each pixel from the nearest to where `across` and `down` (n, 3) say, black where that is outside.
+def _operated(images: Pixels, operations: Ints, amounts: Floats) -> Pixels:
+    """Images, contiguous, after what each row of `operations` (N, K) names; those with the same turn go together."""
+    for turn, codes in enumerate(operations.T):
+        for code in np.unique(codes[codes > 0]):
+            operation, same = OPERATE[OPERATIONS[code]], np.flatnonzero(codes == code)
+            if len(same) == len(images):
+                images = operation(images, amounts[:, turn])
+            else:
+                images[same] = operation(images[same], amounts[same, turn])
+    return images
 
-    The place is `(x, y, 1) @ across` and `(x, y, 1) @ down`, from the image's centre. It is rounded as torchvision's
-    matrix product rounds it (fused multiply and add), so that places half-way between two pixels go the same way.
+
+def _shear_x(images: Pixels, tangents: Floats) -> Pixels:
+    half = tangents * (images.shape[-1] / 2)  # it is the upper edge that stays
+    return _warp(images, (1, tangents, half), (0, 1, 0))
+
+
+def _shear_y(images: Pixels, tangents: Floats) -> Pixels:
+    half = tangents * (images.shape[-1] / 2)
+    return _warp(images, (1, 0, 0), (tangents, 1, half))
+
+
+def _rotate(images: Pixels, degrees: Floats) -> Pixels:
+    angles = np.deg2rad(degrees)
+    return _warp(images, (np.cos(angles), -np.sin(angles), 0), (np.sin(angles), np.cos(angles), 0))
+
+
+def _warp(images: Pixels, across: tuple[npt.ArrayLike, ...], down: tuple[npt.ArrayLike, ...]) -> Pixels:
+    """To each pixel (x, y), counted from the centre, the one nearest to (a x + b y + c, d x + e y + f), black outside.
+
+    `across` is a, b, c and `down` d, e, f: numbers, or arrays (n,). The place is rounded as in torchvision's product of
+    matrices (multiply and add fused), so that places half-way between two pixels go the same way.
     """
     side = images.shape[-1]
-    x = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
-    grids = []
-    for place in (across, down):
-        a, b, c = (place.float() / (side / 2)).T[:, :, None, None]  # (n, 1, 1) each
-        first = (x * a).double()  # (n, 1, side)
-        grids.append((first + x.double()[:, None] * b.double()).float() + c)
-    floats = F.grid_sample(images.float(), torch.stack(grids, -1), "nearest", "zeros", align_corners=False)
-    return floats.to(torch.uint8)
+    x = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+    grids = np.empty((len(images), side, side, 2), np.float32)
+    for axis, place in enumerate((across, down)):
+        for n, factors in enumerate(np.broadcast_to(np.stack(np.broadcast_arrays(*place), -1), (len(images), 3))):
+            a, b, c = factors.astype(np.float32) / np.float32(side / 2)
+            grids[n, :, :, axis] = (x * a).astype(np.float64) + (x.astype(np.float64) * b)[:, None]
+            if c:
+                grids[n, :, :, axis] += c
+    floats = torch.from_numpy(images).float()
+    floats = F.grid_sample(floats, torch.from_numpy(grids), "nearest", "zeros", align_corners=False)
+    return floats.numpy().astype(np.uint8)
 
 
-def _shear_x(images: Tensor, tangents: Tensor) -> Tensor:
-    one, zero = torch.ones_like(tangents), torch.zeros_like(tangents)
-    half = tangents * (images.shape[-1] / 2)  # it is the upper edge that stays
-    return _warp(images, torch.stack([one, tangents, half], 1), torch.stack([zero, one, zero], 1))
-
-
-def _shear_y(images: Tensor, tangents: Tensor) -> Tensor:
-    return _shear_x(images.transpose(-1, -2), tangents).transpose(-1, -2)
-
-
-def _translate_x(images: Tensor, pixels: Tensor) -> Tensor:
-    moved = torch.zeros_like(images)
-    side = images.shape[-1]
-    for target, image, right in zip(moved, images, pixels.tolist(), strict=True):
-        by = max(-side, min(side, int(right)))
-        target[..., max(by, 0) : side + min(by, 0)] = image[..., max(-by, 0) : side + min(-by, 0)]
+def _translate_x(images: Pixels, pixels: Floats) -> Pixels:
+    moved = np.zeros_like(images)
+    for n, by in enumerate(pixels.tolist()):
+        to, of = _overlap(int(by), images.shape[-1])
+        moved[n, :, :, to] = images[n, :, :, of]
     return moved
 
 
-def _translate_y(images: Tensor, pixels: Tensor) -> Tensor:
-    return _translate_x(images.transpose(-1, -2), pixels).transpose(-1, -2)
+def _translate_y(images: Pixels, pixels: Floats) -> Pixels:
+    moved = np.zeros_like(images)
+    for n, by in enumerate(pixels.tolist()):
+        to, of = _overlap(int(by), images.shape[-1])
+        moved[n, :, to] = images[n, :, of]
+    return moved
 
 
-def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    angles = torch.deg2rad(degrees)
-    cos, sin, zero = torch.cos(angles), torch.sin(angles), torch.zeros_like(angles)
-    return _warp(images, torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1))
+def _overlap(by: int, side: int) -> tuple[slice, slice]:
+    """Where the part of `side` pixels that stays inside goes to when moved `by`, and where it comes from."""
+    first, last = slice(max(0, side - abs(by))), slice(min(side, abs(by)), None)
+    return (last, first) if by > 0 else (first, last)
 
 
-def _brightness(images: Tensor, factors: Tensor) -> Tensor:
+def _brightness(images: Pixels, factors: Floats) -> Pixels:
     return _bytes(images * _each(factors))
 
 
-def _contrast(images: Tensor, factors: Tensor) -> Tensor:
-    means = _grey(images).sum((1, 2, 3), dtype=torch.float64) / images[0, 0].numel()  # exact: of whole numbers
-    return _blend(images, means.float().view(-1, 1, 1, 1), factors)
+def _contrast(images: Pixels, factors: Floats) -> Pixels:
+    means = _grey(images).sum(axis=(1, 2, 3), dtype=np.float64) / images[0, 0].size  # exact: of whole numbers
+    return _blend(images, _each(means), factors)
 
 
-def _saturation(images: Tensor, factors: Tensor) -> Tensor:
+def _saturation(images: Pixels, factors: Floats) -> Pixels:
     return images if images.shape[1] == 1 else _blend(images, _grey(images), factors)
 
 
-def _hue(images: Tensor, turns: Tensor) -> Tensor:
+def _hue(images: Pixels, turns: Floats) -> Pixels:
     if images.shape[1] == 1:
         return images
-    red, green, blue = images.float().unbind(1)  # (n, S, S)
-    high = torch.maximum(torch.maximum(red, green), blue)
-    chroma = high - torch.minimum(torch.minimum(red, green), blue)
-    over = torch.where(chroma == 0, 1.0, chroma)
-    sixths = torch.where(
-        high == red,
-        (green - blue) / over,
-        torch.where(high == green, (blue - red) / over + 2, (red - green) / over + 4),
-    )
-    sixths = sixths + 6 * turns.float().view(-1, 1, 1)
-    made = []
-    for channel in (5, 3, 1):  # how far each is from the sixth where it is weakest, at most 1: its part of the chroma
-        k = torch.remainder(sixths + channel, 6)
-        made.append(high - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return _bytes(torch.stack(made, 1) * (255.999 / 255))  # as torchvision makes floats bytes
+    colours = images.astype(np.float32)
+    red, green, blue = colours[:, 0], colours[:, 1], colours[:, 2]  # (n, S, S)
+    high = colours.max(axis=1)
+    chroma = high - colours.min(axis=1)
+    over = np.maximum(chroma, 1)  # whole numbers: this changes 0 alone
+    sixths = (red - green) / over + 4
+    np.copyto(sixths, (blue - red) / over + 2, where=high == green)
+    np.copyto(sixths, (green - blue) / over, where=high == red)
+    sixths += (6 * turns).astype(np.float32)[:, None, None]
+    for channel, from_weakest in enumerate((5, 3, 1)):  # sixths of the colour circle from where it is weakest
+        k = sixths + from_weakest
+        k -= 6 * np.floor(k * np.float32(1 / 6))
+        colours[:, channel] = high - chroma * np.minimum(k, 4 - k).clip(0, 1)
+    return _bytes(colours * np.float32(255.999 / 255))  # as torchvision makes floats bytes
 
 
-def _sharpness(images: Tensor, factors: Tensor) -> Tensor:
+def _sharpness(images: Pixels, factors: Floats) -> Pixels:
     if images.shape[-1] <= 2:
         return images
-    floats = images.float()
+    floats = images.astype(np.float32)
     rows = floats[:, :, :-2] + floats[:, :, 1:-1] + floats[:, :, 2:]
     inner = floats[:, :, 1:-1, 1:-1]
     smooth = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + inner * 4
-    smooth = smooth.div_(13).round_()
+    smooth = np.rint(smooth / 13)
     inner += (smooth - inner) * (1 - _each(factors))  # the edge has no neighbours, and stays
     return _bytes(floats)
 
 
-def _posterize(images: Tensor, bits: Tensor) -> Tensor:
-    masks = 256 - 2 ** (8 - bits.long())
-    return images & masks.to(torch.uint8).view(-1, 1, 1, 1)
+def _posterize(images: Pixels, bits: Floats) -> Pixels:
+    return images & (256 - 2 ** (8 - bits.astype(np.int64))).astype(np.uint8)[:, None, None, None]
 
 
-def _solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    return torch.where(images >= _each(thresholds), ~images, images)
+def _solarize(images: Pixels, thresholds: Floats) -> Pixels:
+    lowest = np.ceil(_each(thresholds)).astype(np.uint8)
+    return images ^ ((images >= lowest).view(np.uint8) * np.uint8(255))
 
 
-def _autocontrast(images: Tensor, _: Tensor) -> Tensor:
-    low, high = torch.aminmax(images.flatten(2), dim=2)
+def _autocontrast(images: Pixels, _: Floats) -> Pixels:
+    low, high = images.min(axis=(2, 3), keepdims=True), images.max(axis=(2, 3), keepdims=True)
+    scale = (high - low) * np.float32(1 / 255)
     flat = low == high
-    scale = torch.where(flat, 1.0, (high - low).float() * (1 / 255))
-    low = torch.where(flat, 0.0, low.float())
-    return _bytes((images - low[..., None, None]) / scale[..., None, None])
+    return _bytes((images - np.where(flat, np.float32(0), low)) / np.where(flat, np.float32(1), scale))
 
 
-def _equalize(images: Tensor, _: Tensor) -> Tensor:
+def _equalize(images: Pixels, _: Floats) -> Pixels:
     """Each channel through a table that spreads its values, by Pillow's rounding; one with too few pixels stays."""
-    planes = images.numpy().reshape(-1, images[0, 0].numel())
-    where = planes + 256 * np.arange(len(planes))[:, None]
-    counts = np.bincount(where.reshape(-1), minlength=256 * len(planes)).reshape(-1, 256)
-    most = 255 - (counts[:, ::-1] > 0).argmax(axis=1)  # the greatest value there is
-    step = (planes.shape[1] - counts[np.arange(len(planes)), most])[:, None] // 255
-    below = counts.cumsum(axis=1) - counts
-    tables = np.where(step > 0, (below + step // 2) // np.maximum(step, 1), np.arange(256)).clip(0, 255)
-    return torch.from_numpy(tables.astype(np.uint8).reshape(-1)[where]).view_as(images)
+    made = np.empty_like(images)
+    for plane, target in zip(images.reshape(-1, images[0, 0].size), made.reshape(-1, images[0, 0].size), strict=True):
+        counts = np.bincount(plane, minlength=256)
+        step = (plane.size - counts[plane.max()]) // 255
+        table = ((counts.cumsum() - counts + step // 2) // step).clip(0, 255) if step else np.arange(256)
+        np.take(table.astype(np.uint8), plane, out=target, mode="clip")
+    return made
 
 
-OPERATE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+OPERATE: dict[str, Callable[[Pixels, Floats], Pixels]] = {
     "shear_x": _shear_x,
     "shear_y": _shear_y,
     "translate_x": _translate_x,
@@ -169,27 +191,31 @@ OPERATE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocontrast": _autocontrast,
     "equalize": _equalize,
     "hue": _hue,
-}  # uint8 (n, C, S, S), what each does to it by its amounts, float64 (n,)
+}  # from (images (n, C, S, S), amounts (n,)) to images
 
 
-def _each(amounts: Tensor) -> Tensor:
-    return amounts.float().view(-1, 1, 1, 1)
+def _each(amounts: Floats) -> Singles:
+    return amounts.astype(np.float32)[:, None, None, None]
 
 
-def _grey(images: Tensor) -> Tensor:
-    """(n, 1, S, S) whole numbers, as floats."""
+def _grey(images: Pixels) -> Singles:
+    """(n, 1, S, S), whole numbers."""
     if images.shape[1] == 1:
-        return images.float()
-    red, green, blue = images.split(1, dim=1)
-    return (red * GREY[0] + green * GREY[1] + blue * GREY[2]).floor_()
+        return images.astype(np.float32)
+    grey = images[:, :1] * RED
+    grey += images[:, 1:2] * GREEN
+    grey += images[:, 2:] * BLUE
+    return np.floor(grey, out=grey)
 
 
-def _blend(images: Tensor, others: Tensor, shares: Tensor) -> Tensor:
+def _blend(images: Pixels, others: Singles, shares: Floats) -> Pixels:
     """`shares` of the images, the rest of the others; a share above 1 goes beyond the image."""
     share = _each(shares)
-    return _bytes(images * share + others * (1 - share))
+    blended = images * share
+    blended += others * (1 - share)
+    return _bytes(blended)
 
 
-def _bytes(floats: Tensor) -> Tensor:
+def _bytes(floats: Singles) -> Pixels:
     """Cut to 0 to 255, and to whole numbers."""
-    return floats.clamp_(0, 255).to(torch.uint8)
+    return np.clip(floats, 0, 255, out=floats).astype(np.uint8)

@@ -1,7 +1,7 @@
 """What changes an image's look beside its crop and flip, drawn: operations with their amounts, and erased windows.
 
-The laws are those of torchvision v2's `ColorJitter`, `RandAugment`, `TrivialAugmentWide` and `RandomErasing`; `operate.py`
-does what is drawn. Numbers in [0, 1), one row per image, come in; what each column of them is for is `augment.py`'s affair.
+The laws are those of torchvision v2's `ColorJitter`, `RandAugment`, `TrivialAugmentWide` and `RandomErasing`. Numbers
+in [0, 1), one row per image, come in: `augment.py` says which column of an image's numbers is for what.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def _strengths(image_size: int, wide: bool) -> Floats:
     """(operations, MAGNITUDES): how strong each operation of `AUTO` is at each magnitude, for images of that size."""
     grade = np.linspace(0, 1, MAGNITUDES)
     shear, turn, factor = (0.99, 135.0, 0.99) if wide else (0.3, 30.0, 0.9)
-    shift = np.trunc(grade * (32.0 if wide else 150 / 331 * image_size) + 1e-6)  # what rounding took from a whole pixel
+    shift = np.trunc(np.linspace(0, 32 if wide else 150 / 331 * image_size, MAGNITUDES))
     table = {
         "shear_x": shear * grade,
         "shear_y": shear * grade,
