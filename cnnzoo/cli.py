@@ -27,7 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cnnzoo.errors import UserError, unknown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PATH_KEYS = ("data.root", "model.weights", "run_dir")  # their values are paths: taken literally, `~` expanded
+PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir")
+"""Their values are paths: taken literally, `~` expanded."""
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
 
@@ -255,7 +256,7 @@ def _did_you_mean(key: str, cfg: DictConfig) -> str:
 
     def likeness(candidate: str) -> float:
         whole = SequenceMatcher(None, key, candidate).ratio()
-        return max(whole, 0.95 * SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio())
+        return max(whole, 0.85 * SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio())
 
     candidates = {name for name in (*_keys(cfg), *groups()) if ".recipe" not in name}  # where the defaults come from
     best = sorted(candidates, key=lambda name: (-likeness(name), name))[:3]

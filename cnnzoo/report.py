@@ -12,7 +12,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from cnnzoo.data.cache import Cache
 from cnnzoo.data.datamodule import DataModule
+from cnnzoo.data.filling import in_bytes
+from cnnzoo.data.memory import available
 from cnnzoo.data.torch_loader import count_workers
 from cnnzoo.settle import Settled
 
@@ -41,8 +44,8 @@ def describe(
         "input": f"{settled.image_size} x {settled.image_size} pixels, {settled.channels} "
         f"channel{'s' if settled.channels > 1 else ''}, batches of {data.batch_size}",
         "device": _device(trainer),
-        "loader": f"torch, {workers} workers" if workers else "torch, in the training process",
-        "cache": "not needed: the set is in memory" if train.paths is None else "none: files are read in every epoch",
+        "loader": f"torch, {workers} {_kind(cfg.loader.kind)}" if workers else "torch, in the training process",
+        "cache": "not needed: the set is in memory" if train.paths is None else _cache(data.cache),
         "run": shown(Path(cfg.run_dir)),
     }
 
@@ -126,6 +129,18 @@ def _augment(cfg: DictConfig) -> str:
         "erase": cfg.erase,
     }
     return " + ".join(part for part, wanted in parts.items() if wanted)
+
+
+def _kind(kind: str) -> str:
+    return "threads" if kind == "auto" else kind
+
+
+def _cache(cache: Cache) -> str:
+    if cache.mode == "none":
+        return "none: files are read in every epoch"
+    resize = f", shorter side {cache.resize} pixels" if cache.resize else ""
+    persist = f", kept in {cache.persist}" if cache.persist else ""
+    return f"{cache.mode}, at most {in_bytes(available() * cache.budget)} of RAM{resize}{persist}"
 
 
 def _device(trainer: pl.Trainer) -> str:

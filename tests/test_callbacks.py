@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cnnzoo.callbacks import BestCheckpoint, ProgressBar, Speed
+from cnnzoo.callbacks import BestCheckpoint, Bottleneck, ProgressBar, Speed
 from cnnzoo.callbacks.board import captioned_grid
+from cnnzoo.data import Augment, TorchLoader
+from cnnzoo.data.order import Order
+from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
 
 
@@ -84,3 +87,56 @@ def test_the_bar_shows_short_names(monkeypatch):
     metrics = {"train/loss": 0.51234, "train/acc1": 0.9, "perf/images_per_second": 12345.6, "perf/data_wait": 0.1}
     monkeypatch.setattr("pytorch_lightning.callbacks.RichProgressBar.get_metrics", lambda *_: metrics)
     assert ProgressBar().get_metrics(None, None) == {"loss": "0.512", "acc1": "0.900", "images/s": "12,346"}
+
+
+def trainer_of(split, wait, **options):
+    loader = TorchLoader(
+        split,
+        Order(len(split), 2, seed=0, train=True),
+        augment=Augment(),
+        train=True,
+        image_size=8,
+        channels=3,
+        seed=0,
+        **options,
+    )
+    speed = Speed()
+    speed.epoch_data_wait = wait
+    return SimpleNamespace(callbacks=[speed], train_dataloader=loader, is_global_zero=True)
+
+
+PIXELS = Split(np.zeros(4, np.int64), pixels=np.zeros((4, 8, 8, 3), np.uint8))
+
+
+def files(held=None, channels=None):
+    store = None if held is None else SimpleNamespace(held=held, channels=channels)
+    return Split(np.zeros(4, np.int64), paths=np.array([b"a"] * 4), store=store)
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "said"),
+    [
+        (PIXELS, {"workers": 0}, "; try loader.workers=1"),
+        (PIXELS, {"workers": 1}, "times as fast"),
+        (files(), {"workers": 1}, "; try data.cache.mode=auto"),
+        (files(4), {"workers": 1}, "; try loader.workers=3, one for each core"),
+        (files(1), {"workers": 3}, "; try a larger data.cache.budget, or data.cache.resize=256: 25% of the images"),
+        (files(4), {"workers": 3}, "; try data.cache.mode=decoded"),
+        (files(4, 3), {"workers": 3}, "; try loader.kind=processes"),
+        (files(4, 3), {"workers": 3, "kind": "processes"}, "times as fast"),
+    ],
+)
+def test_a_bottleneck_is_told_with_what_to_change(monkeypatch, caplog, split, options, said):
+    monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
+    Bottleneck().on_train_epoch_end(trainer_of(split, 0.6, **options), None)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("the data is the bottleneck: 60% of the epoch was spent waiting for images")
+    assert "2.5 times as fast" in line
+    assert said in line
+    assert line.endswith("times as fast") or "; try " in said
+
+
+@pytest.mark.parametrize("wait", [None, 0.0, 0.1])
+def test_no_bottleneck_is_not_told(caplog, wait):
+    Bottleneck().on_train_epoch_end(trainer_of(files(), wait), None)
+    assert not caplog.records

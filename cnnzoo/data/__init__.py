@@ -4,6 +4,7 @@
 """
 
 from cnnzoo.data.augment import Augment
+from cnnzoo.data.cache import Cache
 from cnnzoo.data.preprocess import Preprocess
 from cnnzoo.data.sources import (
     Cifar10,
@@ -20,6 +21,7 @@ from cnnzoo.data.torch_loader import TorchLoader
 
 __all__ = [
     "Augment",
+    "Cache",
     "Cifar10",
     "Cifar100",
     "Digits",

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from cnnzoo.data.augment import Augment
+from cnnzoo.data.cache import Cache, fill_once
 from cnnzoo.data.order import Order
 from cnnzoo.data.preprocess import Preprocess, normalize
 from cnnzoo.data.split import SPLITS, Source, Split
-from cnnzoo.data.torch_loader import TorchLoader
+from cnnzoo.data.store import Store
+from cnnzoo.data.torch_loader import ON_BAD_FILE, TorchLoader
 from cnnzoo.errors import UserError
 
 
@@ -38,6 +40,8 @@ class DataModule(pl.LightningDataModule):
         channels: int | None = None,
         seed: int = 0,
         augment: Augment = Augment(),  # noqa: B008 - it is frozen
+        cache: Cache = Cache(mode="none"),  # noqa: B008
+        on_bad_file: Literal["error", "skip"] = "error",
         loader: Callable[..., Any] = TorchLoader,
     ) -> None:
         super().__init__()
@@ -47,12 +51,16 @@ class DataModule(pl.LightningDataModule):
             _check("data.image_size", image_size, 1)
         if channels not in (None, 1, 3):
             raise UserError(f"data.channels={channels}: it can be 1 (grey) or 3 (colour)")
+        if on_bad_file not in ON_BAD_FILE:
+            raise UserError(f"data.on_bad_file={on_bad_file}: it can be {' or '.join(ON_BAD_FILE)}")
         self.source = source(root=root, split_seed=split_seed)
         self.name = name or self.source.name
         self.classes = self.source.classes
         self.batch_size, self.image_size, self.channels = batch_size, image_size, channels
         self.seed, self.augment, self.loader = seed, augment, loader
+        self.cache, self.on_bad_file = cache, on_bad_file
         self.settled = False
+        self._stores: dict[str, Store] = {}
         self._loaders: dict[str, Any] = {}
 
     @property
@@ -96,6 +104,7 @@ class DataModule(pl.LightningDataModule):
         self.settled_std = _per_channel("std", std or self.augment.std or self.source.std, channels)
         self.settled = True
         self._close()  # loaders made for another size
+        self._stores = {}
 
     @property
     def preprocess(self) -> dict[str, Any]:
@@ -113,11 +122,26 @@ class DataModule(pl.LightningDataModule):
         return Preprocess(**self.preprocess)
 
     def setup(self, stage: str | None = None) -> None:
-        """Settle with what was typed, else proposed, if nobody has decided yet."""
+        """Settle with what was typed, else proposed, if nobody has decided yet; for fitting, fill the cache.
+
+        What is trained and validated on is cached; what is tested is read once. `trainer.fast_dev_run` caches nothing.
+        """
         if not self.settled:
             self.settle(
                 image_size=self.image_size or self.proposed_image_size,
                 channels=self.channels or self.proposed_channels,
+            )
+        quick = bool(self.trainer and getattr(self.trainer, "fast_dev_run", False))
+        if stage == "fit" and not self._stores and not quick:
+            self._close()
+            splits = {name: self.split(name) for name in ("train", "val")}
+            wanted = {name: split for name, split in splits.items() if split is not None and split.paths is not None}
+            self._stores = fill_once(
+                self.cache,
+                wanted,
+                channels=self.settled_channels,
+                on_bad_file=self.on_bad_file,
+                trainer=self.trainer,
             )
 
     def train_dataloader(self) -> Any:
@@ -138,8 +162,9 @@ class DataModule(pl.LightningDataModule):
         return normalize(images, self.settled_mean, self.settled_std), labels
 
     def teardown(self, stage: str | None = None) -> None:
-        """End the loaders' workers."""
+        """End the loaders' workers, and let go of the cache."""
         self._close()
+        self._stores = {}
 
     def _loader(self, name: str) -> Any:
         """The split's loader: one, so that its workers live on when Lightning asks again."""
@@ -148,6 +173,8 @@ class DataModule(pl.LightningDataModule):
             self.setup()
             split = self.split(name)
             assert split is not None
+            if name in self._stores:
+                split = replace(split, store=self._stores[name])
             train, trainer = name == "train", self.trainer
             order = Order(
                 len(split),
@@ -166,6 +193,7 @@ class DataModule(pl.LightningDataModule):
                 image_size=self.settled_image_size,
                 channels=self.settled_channels,
                 seed=self.seed,
+                on_bad_file=self.on_bad_file,
                 pin=trainer is not None and trainer.strategy.root_device.type == "cuda",
             )
         return self._loaders[name]

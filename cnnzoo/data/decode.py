@@ -1,6 +1,7 @@
 """From the bytes of a file to pixels: JPEG by libjpeg-turbo, everything else by Pillow; both give the same pixels."""
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -55,10 +56,11 @@ def decoded(data: Bytes, channels: int) -> Pixels:
 
     Raises whatever the decoders raise; `why` puts that into words. A JPEG that is damaged anywhere raises, too.
     """
+    _not_empty(data)
     if data[:3] != JPEG:
         with _opened(data) as image:
             return as_pixels(image, channels)
-    height, width, colours, _ = _jpeg_header(data)
+    colours = _jpeg_header(data)[2]
     if colours not in ("Gray", "YCbCr", "RGB"):  # CMYK: Pillow knows how it is printed
         with _opened(data) as image:
             return as_pixels(image, channels)
@@ -74,8 +76,7 @@ def checked(data: Bytes) -> tuple[int, int]:
 
     What ends in an unusual way is decoded in full to see whether it can be. Raises as `decoded` does.
     """
-    if not len(data):
-        raise ValueError("an empty file")
+    _not_empty(data)
     ends = [end for begin, end in ENDS.items() if bytes(data[: len(begin)]) == begin]
     if not ends or bytes(data[-len(ends[0]) :]) != ends[0]:
         height, width = decoded(data, 3).shape[:2]
@@ -123,7 +124,13 @@ def why(error: Exception) -> str:
         return "not an image, or of a format that Pillow does not know"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    said = re.sub(r"^tj\w+\(\): ", "", " ".join(str(error).split()))  # libjpeg-turbo names its function first
+    return said or type(error).__name__
+
+
+def _not_empty(data: Bytes) -> None:
+    if not len(data):
+        raise ValueError("an empty file")
 
 
 def _opened(data: Bytes) -> Image.Image:

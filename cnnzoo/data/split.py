@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnzoo.data.chance import SPLIT, shuffled
+from cnnzoo.data.store import Store
 from cnnzoo.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -21,6 +22,7 @@ class Split:
     labels: npt.NDArray[np.int64]  # (N,)
     pixels: npt.NDArray[np.uint8] | None = None  # (N, H, W, C)
     paths: npt.NDArray[np.bytes_] | None = None  # (N,), by os.fsencode
+    store: Store | None = None  # of the images of `paths` that are in RAM
 
     def __len__(self) -> int:
         return len(self.labels)

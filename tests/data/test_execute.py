@@ -9,7 +9,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from cnnzoo.data.augment import Augment
-from cnnzoo.data.execute import execute, to_channels
+from cnnzoo.data.decode import to_channels
+from cnnzoo.data.execute import execute
 
 SIZES = [(32, 32), (61, 40), (40, 61), (8, 8), (180, 75)]
 
@@ -24,7 +25,7 @@ def as_tensor(pixels):
 
 def assert_close(ours, theirs):
     assert ours.dtype == torch.uint8
-    assert ours.is_contiguous()
+    assert ours.is_contiguous(memory_format=torch.channels_last)
     for one, other in zip(ours, theirs, strict=True):
         assert (one.float() - other.float()).abs().mean() <= 1
 

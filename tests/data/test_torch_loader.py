@@ -4,13 +4,15 @@ import gc
 import multiprocessing
 import os
 import pickle
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from made_images import save
 
-from cnnzoo.data import torch_loader
+from cnnzoo.data import batches, torch_loader
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.order import Order
 from cnnzoo.data.preprocess import Preprocess, normalize
@@ -20,6 +22,22 @@ from cnnzoo.data.torch_loader import TorchLoader
 from cnnzoo.errors import UserError
 
 CROPS = ["center", "padded", "random_resized"]
+NOBODY = {"workers": 0}
+CREWS = [
+    {"workers": 1, "kind": "threads"},
+    {"workers": 2, "kind": "threads"},
+    {"workers": 1, "kind": "processes"},
+    {"workers": 2, "kind": "processes"},
+]
+every_crew = pytest.mark.parametrize("crew", [NOBODY, *CREWS], ids=lambda crew: "-".join(map(str, crew.values())))
+
+
+def threads():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("cnnzoo-loader")}
+
+
+def workers():
+    return [*multiprocessing.active_children(), *threads()]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +77,13 @@ def loader_of():
         loader.close()
 
 
+def ended(found):
+    """Wait for workers that were told to end; a thread first ends the batch that it is at."""
+    for worker in found:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
 def epoch_of(loader, epoch=0):
     loader.sampler.set_epoch(epoch)
     batches = [(images.clone(), labels) for images, labels in loader]
@@ -83,7 +108,7 @@ def test_batches_of_pixels(loader_of, crop, channels):
     for images, labels in epoch_of(loader_of(split, 8, crop=crop, channels=channels, image_size=20)):
         assert images.shape == (8, channels, 20, 20)
         assert images.dtype == torch.uint8
-        assert images.is_contiguous()
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert labels.shape == (8,)
         assert labels.dtype == torch.int64
 
@@ -100,7 +125,7 @@ def test_labels_stay_with_their_images(loader_of):
 
 def test_labels_stay_with_their_files(loader_of, files):
     """Of files of several sizes in one batch, which are worked on size by size."""
-    loader = loader_of(files, 20, train=False, workers=0)
+    loader = loader_of(files, 20, train=False, **NOBODY)
     ((images, labels),) = epoch_of(loader)
     preprocess = Preprocess(16, 1.0, 3, (0,) * 3, (1,) * 3)
     for n in range(20):
@@ -109,23 +134,35 @@ def test_labels_stay_with_their_files(loader_of, files):
 
 
 @pytest.mark.parametrize("crop", CROPS)
-def test_the_same_bytes_with_any_number_of_workers(loader_of, files, crop):
-    expected = [epoch_of(loader_of(files, crop=crop, workers=0), epoch) for epoch in (0, 1)]
-    for workers in (1, 2):
-        loader = loader_of(files, crop=crop, workers=workers)
+def test_the_same_bytes_whoever_makes_them(loader_of, files, crop):
+    expected = [epoch_of(loader_of(files, crop=crop, **NOBODY), epoch) for epoch in (0, 1)]
+    for crew in CREWS:
+        loader = loader_of(files, crop=crop, **crew)
         assert all(same(epoch_of(loader, epoch), expected[epoch]) for epoch in (0, 1))
 
 
-def test_workers_are_used_for_pixels_where_they_are_asked_for(loader_of):
-    loader = loader_of(pixels(), workers=1)
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_workers_are_used_for_pixels_where_they_are_asked_for(loader_of, kind):
+    loader = loader_of(pixels(), workers=1, kind=kind)
     assert same(epoch_of(loader), epoch_of(loader_of(pixels())))
-    assert len(multiprocessing.active_children()) == 1
+    assert len(workers()) == 1
+    assert len(threads()) == (kind == "threads")
+
+
+def test_threads_leave_torch_its_cores(loader_of, files):
+    before = torch.get_num_threads()
+    epoch_of(loader_of(files, workers=2, kind="threads"))
+    counts = []
+    later = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert [torch.get_num_threads(), *counts] == [before, before]
 
 
 def test_many_held_images_are_the_same_as_few(loader_of, files, monkeypatch):
-    expected = epoch_of(loader_of(files, 10, workers=0))
-    monkeypatch.setattr(torch_loader, "HELD", 3000)
-    assert same(epoch_of(loader_of(files, 10, workers=0)), expected)
+    expected = epoch_of(loader_of(files, 10, **NOBODY))
+    monkeypatch.setattr(batches, "HELD", 3000)
+    assert same(epoch_of(loader_of(files, 10, **NOBODY)), expected)
 
 
 def test_another_epoch_or_seed_gives_other_images(loader_of):
@@ -135,10 +172,10 @@ def test_another_epoch_or_seed_gives_other_images(loader_of):
     assert not same(epoch_of(loader_of(pixels(), seed=1)), first)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_breaking_off_leaves_nothing_behind(loader_of, files, workers):
-    expected = epoch_of(loader_of(files, workers=0), 3)
-    loader = loader_of(files, workers=workers)
+@every_crew
+def test_breaking_off_leaves_nothing_behind(loader_of, files, crew):
+    expected = epoch_of(loader_of(files, **NOBODY), 3)
+    loader = loader_of(files, **crew)
     for stop in (1, 3):
         loader.sampler.set_epoch(stop)
         for number, _ in enumerate(loader, start=1):
@@ -147,9 +184,9 @@ def test_breaking_off_leaves_nothing_behind(loader_of, files, workers):
         assert same(epoch_of(loader, 3), expected)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_iteration_ends_where_another_begins(loader_of, files, workers):
-    loader = loader_of(files, workers=workers)
+@every_crew
+def test_an_iteration_ends_where_another_begins(loader_of, files, crew):
+    loader = loader_of(files, **crew)
     first = iter(loader)
     next(first)
     next(iter(loader))
@@ -157,17 +194,18 @@ def test_an_iteration_ends_where_another_begins(loader_of, files, workers):
         next(first)
 
 
-def test_iterating_is_lazy(loader_of, files):
-    loader = loader_of(files, workers=2)
-    batches = iter(loader)
-    assert not multiprocessing.active_children()
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_iterating_is_lazy(loader_of, files, kind):
+    loader = loader_of(files, workers=2, kind=kind)
+    made = iter(loader)
+    assert not workers()
     loader.sampler.set_epoch(1)  # after iter(), as Lightning does
-    assert torch.equal(next(batches)[0], epoch_of(loader_of(files, workers=0), 1)[0][0])
+    assert torch.equal(next(made)[0], epoch_of(loader_of(files, **NOBODY), 1)[0][0])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_kept_batch_never_changes(loader_of, files, workers):
-    loader = loader_of(files, workers=workers)
+@every_crew
+def test_a_kept_batch_never_changes(loader_of, files, crew):
+    loader = loader_of(files, **crew)
     kept = list(loader)
     copies = [(images.clone(), labels.clone()) for images, labels in kept]
     epoch_of(loader, 1)
@@ -175,38 +213,45 @@ def test_a_kept_batch_never_changes(loader_of, files, workers):
     assert same(kept, copies)
 
 
-def test_workers_live_on_and_end(loader_of, files):
-    loader = loader_of(files, workers=2)
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_workers_live_on_and_end(loader_of, files, kind):
+    loader = loader_of(files, workers=2, kind=kind)
     epoch_of(loader)
-    workers = {child.pid for child in multiprocessing.active_children()}
+    first = set(workers())
     epoch_of(loader, 1)
-    assert {child.pid for child in multiprocessing.active_children()} == workers
-    assert len(workers) == 2
+    assert set(workers()) == first
+    assert len(first) == 2
     loader.close()
-    assert not multiprocessing.active_children()
+    ended(first)
     epoch_of(loader)  # new ones
-    assert len(multiprocessing.active_children()) == 2
+    second = set(workers())
+    assert len(second) == 2
     loader.__del__()
-    assert not multiprocessing.active_children()
+    ended(second)
 
 
-def test_workers_end_with_a_loader_that_was_broken_off_and_forgotten(files):
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_workers_end_with_a_loader_that_was_broken_off_and_forgotten(files, kind):
     order = Order(len(files), 2, seed=0, train=True)
-    loader = TorchLoader(files, order, augment=Augment(), train=True, image_size=8, channels=3, seed=0, workers=1)
-    batches = iter(loader)
-    next(batches)
-    del loader, batches
+    loader = TorchLoader(
+        files, order, augment=Augment(), train=True, image_size=8, channels=3, seed=0, workers=1, kind=kind
+    )
+    made = iter(loader)
+    next(made)
+    found = workers()
+    assert len(found) == 1
+    del loader, made
     gc.collect()
-    assert not multiprocessing.active_children()
+    ended(found)
 
 
 def test_random_numbers_of_the_net_do_not_depend_on_workers(loader_of, files):
     states = []
-    for workers in (0, 1):
+    for crew in (NOBODY, *CREWS):
         torch.manual_seed(0)
-        epoch_of(loader_of(files, workers=workers))
+        epoch_of(loader_of(files, **crew))
         states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+    assert all(torch.equal(state, states[0]) for state in states)
 
 
 def test_spawned_workers_give_the_same(loader_of, files):
@@ -214,7 +259,7 @@ def test_spawned_workers_give_the_same(loader_of, files):
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        assert same(epoch_of(loader_of(files, workers=1)), epoch_of(loader_of(files, workers=0)))
+        assert same(epoch_of(loader_of(files, workers=1, kind="processes")), epoch_of(loader_of(files, **NOBODY)))
     finally:
         multiprocessing.set_start_method(before, force=True)
 
@@ -223,49 +268,100 @@ def test_what_workers_are_given_is_small(files, loader_of):
     assert len(pickle.dumps(loader_of(files)._batches)) < 10_000
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "gone"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, loader_of, workers, damage):
-    for number in range(8):
-        path = save(tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg", 60, 60)
-        save(tmp_path / "val" / "a" / f"{number}.jpg")
-    whole = path.read_bytes()
-    split = Folder(str(tmp_path)).split("train")
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"text"}[damage])
-    with pytest.raises(UserError, match=f"^{path}: cannot be read: .+; mend the file or remove it$") as caught:
-        epoch_of(loader_of(split, 8, workers=workers))
+@pytest.fixture
+def damaged(tmp_path):
+    """A function: a split of eight JPEGs of which one is damaged, and that one's path."""
+
+    def make(damage):
+        for number in range(8):
+            path = save(tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg", 60, 60)
+            save(tmp_path / "val" / "a" / f"{number}.jpg")
+        whole = path.read_bytes()
+        split = Folder(str(tmp_path)).split("train")
+        middle = len(whole) // 2
+        if damage == "gone":
+            path.unlink()
+        else:
+            damages = {"cut": whole[:middle], "empty": b"", "text": b"text"}
+            damages["middle"] = whole[:middle] + bytes(200) + whole[middle + 200 :]
+            path.write_bytes(damages[damage])
+        return split, str(path)
+
+    return make
+
+
+@every_crew
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "gone", "middle"])
+def test_a_file_that_cannot_be_read_is_named(damaged, loader_of, crew, damage):
+    split, path = damaged(damage)
+    said = rf"^{path}: cannot be read: .+; mend the file, remove it, or type data.on_bad_file=skip$"
+    with pytest.raises(UserError, match=said) as caught:
+        epoch_of(loader_of(split, 8, **crew))
     assert "\n" not in str(caught.value)
+
+
+@every_crew
+def test_a_bad_file_can_be_skipped(damaged, loader_of, crew, caplog):
+    split, path = damaged("middle")
+    bad = next(n for n in range(8) if split.path(n) == path)
+    split = replace(split, labels=np.arange(8))
+    options = {**crew, "on_bad_file": "skip", "image_size": 8}
+
+    loader = loader_of(split, 8, train=False, **options)
+    for epoch in (0, 1):
+        ((images, labels),) = epoch_of(loader, epoch)
+        assert labels.tolist() == [n for n in range(8) if n != bad]
+        assert len(images) == 7
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [path]  # once
+
+    loader = loader_of(split, 8, **options)
+    (order,) = list(loader.sampler)
+    ((images, labels),) = epoch_of(loader)
+    at = order.tolist().index(bad)
+    following = order.tolist()[(at + 1) % 8]
+    assert labels.tolist() == [following if n == bad else n for n in order.tolist()]
+    assert torch.equal(images[at], images[(at + 1) % 8])
+
+
+def test_nothing_but_bad_files(damaged, loader_of):
+    split, path = damaged("text")
+    bad = next(n for n in range(8) if split.path(n) == path)
+    alone = Split(split.labels[[bad]], paths=split.paths[[bad]])
+    with pytest.raises(UserError, match=f"no file of a whole batch can be read, {path} for one"):
+        epoch_of(loader_of(alone, 1, on_bad_file="skip", **NOBODY))
 
 
 def test_waiting_is_counted(loader_of, files, monkeypatch):
     """By a clock that moves one second each time it is looked at: from asking for a batch to having it."""
     ticks = iter(range(1000))
     monkeypatch.setattr(torch_loader.time, "perf_counter", lambda: float(next(ticks)))
-    loader = loader_of(files, 5, workers=0)
+    loader = loader_of(files, 5, **NOBODY)
     epoch_of(loader)
     assert loader.wait_seconds == len(loader) + 1  # the last time, to learn that there are no more
 
 
 def test_workers_by_themselves(loader_of, files, monkeypatch):
-    monkeypatch.setattr(torch_loader, "_usable_cores", lambda: 3)
+    monkeypatch.setattr(torch_loader, "usable_cores", lambda: 3)
     assert loader_of(files).workers == 3
     assert loader_of(pixels()).workers == 0
-    monkeypatch.setattr(torch_loader, "_usable_cores", lambda: 64)
+    monkeypatch.setattr(torch_loader, "usable_cores", lambda: 64)
     assert loader_of(files).workers == 8
 
 
-def test_usable_cores_are_those_of_this_process():
+def testusable_cores_are_those_of_this_process():
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system does not bind processes to cores")
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        assert torch_loader._usable_cores() == 1
+        assert torch_loader.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_kinds_that_cannot_be(loader_of, files):
+    with pytest.raises(UserError, match=r"loader\.kind=thread: it can be auto, threads, processes"):
+        loader_of(files, kind="thread")
 
 
 @pytest.mark.parametrize("workers", [-1, 1.5, "many", True])
@@ -280,7 +376,7 @@ def test_preprocess_is_what_evaluation_does(files, loader_of, kind, channels):
     from PIL import Image
 
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
-    images, _ = next(iter(loader_of(files, train=False, channels=channels, workers=0)))
+    images, _ = next(iter(loader_of(files, train=False, channels=channels, **NOBODY)))
     path = files.path(0)
     given = {"path": path, "image": Image.open(path), "pixels": np.asarray(Image.open(path))}[kind]
     made = Preprocess(16, 1.0, channels, mean, std)(given)

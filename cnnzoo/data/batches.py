@@ -1,0 +1,112 @@
+"""What a worker does: from the indices of a batch to its images and labels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cnnzoo.data.augment import Augment, Draw
+from cnnzoo.data.decode import BadFile, Bytes, Pixels, checked, decoded, read, to_channels, why
+from cnnzoo.data.execute import execute, execute_each
+from cnnzoo.data.split import Split
+
+HELD = 64 * 2**20  # bytes of files that a worker holds before it decodes them
+
+Indices = npt.NDArray[np.int64]
+Key = tuple[int, Indices]  # (epoch, indices)
+Made = tuple[Tensor, Tensor, list[BadFile]]  # images, labels, and what took no part in them
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Made]):
+    """Makes the batch for a key: uint8 (N, channels, image_size, image_size), channels last in memory, and labels (N,).
+
+    The same bytes whoever makes it. Worker processes hold a copy, of which the arrays and the store are shared. The
+    image of a bad file is left out in evaluation; in training the next good one of the batch takes its place.
+    """
+
+    split: Split
+    augment: Augment
+    train: bool
+    image_size: int
+    channels: int
+    seed: int
+
+    def __getitem__(self, key: Key) -> Made:
+        epoch, indices = key
+        if self.split.pixels is not None:
+            pixels = to_channels(self.split.pixels[indices], self.channels)
+            sizes = np.tile(np.array(pixels.shape[1:3], np.int64), (len(pixels), 1))
+            images = execute(pixels, self._draw(epoch, indices, sizes))
+            return images, torch.from_numpy(self.split.labels[indices]), []
+        images, places, bad = self._of_files(epoch, indices)
+        if bad and self.train and places:  # the next good one of each, the first again after the last
+            rows = np.searchsorted(places, np.arange(len(indices))) % len(places)
+            images, places = images[torch.from_numpy(rows)], [places[row] for row in rows]
+        return images, torch.from_numpy(self.split.labels[indices[places]]), bad
+
+    def _of_files(self, epoch: int, indices: Indices) -> tuple[Tensor, list[int], list[BadFile]]:
+        """(images, the place in the batch of each, bad files)."""
+        made: list[Tensor] = []
+        present: list[int] = []
+        bad: list[BadFile] = []
+        for places, files, sizes in self._parts(indices, bad):
+            draw = self._draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
+            good: list[int] = []
+            images = execute_each(self._frames(indices[places], files, good, bad), draw, self.channels)
+            made.append(images if len(good) == len(places) else images[good])
+            present += [places[row] for row in good]
+        if not made:
+            return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8), [], bad
+        return made[0] if len(made) == 1 else torch.cat(made), present, bad
+
+    def _frames(
+        self, indices: Indices, files: list[Bytes | Pixels], good: list[int], bad: list[BadFile]
+    ) -> Iterator[Pixels | None]:
+        """The files' pixels, decoded when asked for; the rows of those that can be come to `good`."""
+        for row, file in enumerate(files):
+            try:
+                frame = file if isinstance(file, np.ndarray) else decoded(file, self.channels)
+            except Exception as error:  # whatever a broken file makes a decoder raise
+                bad.append(BadFile(self.split.path(indices[row]), why(error)))
+                yield None
+            else:
+                good.append(row)
+                yield frame
+
+    def _parts(
+        self, indices: Indices, bad: list[BadFile]
+    ) -> Iterator[tuple[list[int], list[Bytes | Pixels], list[tuple[int, int]]]]:
+        """(places in the batch, files or pixels, sizes), so many at a time as may be held."""
+        places: list[int] = []
+        files: list[Bytes | Pixels] = []
+        sizes: list[tuple[int, int]] = []
+        held = 0
+        for place, index in enumerate(indices.tolist()):
+            found: tuple[Bytes | Pixels, tuple[int, int]] | None
+            found = None if self.split.store is None else self.split.store.get(index)
+            if found is None:
+                try:
+                    data = read(self.split.path(index))
+                    found = data, checked(data)
+                except Exception as error:
+                    bad.append(BadFile(self.split.path(index), why(error)))
+                    continue
+                held += len(data)
+            places.append(place)
+            files.append(found[0])
+            sizes.append(found[1])
+            if held > HELD:
+                yield places, files, sizes
+                places, files, sizes, held = [], [], [], 0
+        if places:
+            yield places, files, sizes
+
+    def _draw(self, epoch: int, indices: Indices, sizes: Indices) -> Draw:
+        if self.train:
+            return self.augment.draw(self.seed, epoch, indices, sizes, self.image_size)
+        return self.augment.for_evaluation(sizes, self.image_size)

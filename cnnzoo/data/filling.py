@@ -1,0 +1,221 @@
+"""Filling the cache: many threads read, check and perhaps decode all files, once, into one block of memory."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cnnzoo.data import memory
+from cnnzoo.data.decode import BadFile, Pixels, checked, decoded, read, why
+from cnnzoo.data.execute import resized
+from cnnzoo.data.split import Split
+from cnnzoo.data.store import ENTRY, Memory, Store
+from cnnzoo.errors import UserError
+
+AT_ONCE = 32  # files that a thread takes at a time
+READERS = 4  # threads per core, for reading: most of them wait for the disk
+QUALITY = 90  # of the JPEGs that `resize` makes
+RESERVE = 0.05  # of the machine's memory: filling ends where less is left, whatever the budget
+LOOKED = 64 * 2**20  # bytes between two looks at what is left
+NAMED = 10  # bad files that an error names; the log names all
+EVERY = 30.0  # seconds between two lines where there is no terminal
+
+log = logging.getLogger(__name__)
+
+
+class Filling:
+    """One filling of one cache. `channels` None keeps encoded files, else pixels of so many channels.
+
+    `most`: bytes that may be taken. `side`: what the shorter side of each image is brought down to, None to keep it.
+    `path`: an ordinary file to fill instead of memory without a name.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        *,
+        most: int,
+        channels: int | None,
+        side: int | None,
+        path: Path | None = None,
+    ) -> None:
+        self.splits, self.channels, self.side = splits, channels, side
+        self.memory = Memory(most, path)
+        self.indices = {name: np.zeros(len(split), ENTRY) for name, split in splits.items()}
+        for index in self.indices.values():
+            index["start"] = -1
+        self.images = sum(map(len, splits.values()))
+        self.bad: list[BadFile] = []
+        self.done = 0
+        self.least = int(memory.available() * RESERVE)
+        self._looked = 0
+        self._end = threading.Event()  # the memory is full, or the run is broken off
+
+    def run(self, on_bad_file: str) -> dict[str, Store]:
+        """Fill, and hand over a store for each split. Raises UserError for bad files, all in one, unless "skip"."""
+        started = time.perf_counter()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        plain = self.channels is None and self.side is None
+        with ThreadPoolExecutor(min(32, cores * READERS) if plain else cores) as pool, _progress(self) as show:
+            parts = [
+                pool.submit(self._part, name, start)
+                for name, split in self.splits.items()
+                for start in range(0, len(split), AT_ONCE)
+            ]
+            try:
+                for part in parts:
+                    part.result()
+                    show()
+            except BaseException:
+                self._end.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        self._report(on_bad_file)
+        begins = self.memory.finish(self.indices)
+        stores = {
+            name: Store(self.memory.path, begins[name], len(split), self.channels, self.memory)
+            for name, split in self.splits.items()
+        }
+        held = sum(store.held for store in stores.values())
+        seconds = time.perf_counter() - started
+        log.info(
+            "cache: %s of %s images %s in RAM, %s, filled in %.1f s (%s images/s)",
+            f"{held:,}",
+            f"{self.images:,}",
+            "as files" if self.channels is None else "decoded",
+            in_bytes(self.memory.used),
+            seconds,
+            f"{held / max(seconds, 1e-9):,.0f}",
+        )
+        left = self.images - held - len(self.bad)
+        if left:
+            log.warning(
+                "cache: %s images (%.0f%%) did not fit in data.cache.budget and are read from their files in every "
+                "epoch; a larger budget, data.cache.mode=encoded or data.cache.resize=256 hold more",
+                f"{left:,}",
+                100 * left / self.images,
+            )
+        return stores
+
+    def _part(self, name: str, start: int) -> None:
+        """Files `start` to `start + AT_ONCE` of a split."""
+        split, index = self.splits[name], self.indices[name]
+        for at in range(start, min(start + AT_ONCE, len(split))):
+            if self._end.is_set():
+                return
+            path = split.path(at)
+            try:
+                entry = self._kept(path)
+            except Exception as error:  # whatever a broken file makes a decoder raise
+                self.bad.append(BadFile(path, why(error)))
+                continue
+            if entry is None:
+                self._end.set()
+                return
+            index[at] = entry
+            self.done += 1
+
+    def _kept(self, path: str) -> tuple[int, int, int, int] | None:
+        """The entry of a file that was taken in, None where there is no more room."""
+        if self.channels is None and self.side is None:
+            return self._copied(path)
+        pixels = decoded(read(path), self.channels or 3)
+        pixels = resized(pixels[None], *smaller(pixels.shape[0], pixels.shape[1], self.side))[0]
+        height, width = pixels.shape[:2]
+        data: bytes | Pixels = pixels
+        if self.channels is None:
+            data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=QUALITY, colorspace="RGB")
+        size = len(data) if isinstance(data, bytes) else data.nbytes
+        start = self._room(size)
+        if start is None:
+            return None
+        piece = np.frombuffer(self.memory.view, np.uint8, size, start)
+        piece[:] = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
+        return start, size, height, width
+
+    def _copied(self, path: str) -> tuple[int, int, int, int] | None:
+        """A file read straight to its place."""
+        file = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(file).st_size
+            start = self._room(size)
+            if start is None:
+                return None
+            self.memory.copy(file, start, size)
+        finally:
+            os.close(file)
+        height, width = checked(self.memory.view[start : start + size])
+        return start, size, height, width
+
+    def _room(self, size: int) -> int | None:
+        if self.memory.used - self._looked > LOOKED:
+            self._looked = self.memory.used
+            if memory.available() < self.least:
+                log.warning("cache: the machine's memory runs out; filling ends here")
+                return None
+        return self.memory.take(size)
+
+    def _report(self, on_bad_file: str) -> None:
+        """Name the bad files."""
+        if not self.bad:
+            return
+        self.bad.sort(key=lambda bad: bad.path)
+        for bad in self.bad:
+            log.warning("bad file: %s: %s", bad.path, bad.reason)
+        if on_bad_file == "error":
+            named = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad[:NAMED])
+            more = f"; and {len(self.bad) - NAMED} more, all in the log" if len(self.bad) > NAMED else ""
+            count = "1 file" if len(self.bad) == 1 else f"{len(self.bad)} files"
+            raise UserError(
+                f"{count} cannot be read ({named}{more}): mend or remove them, or type data.on_bad_file=skip"
+            )
+
+
+def smaller(height: int, width: int, side: int | None) -> tuple[int, int]:
+    """(height, width) with the shorter side at `side`, the longer in proportion; never enlarged, None leaves them."""
+    if side is None or min(height, width) <= side:
+        return height, width
+    return (side, side * width // height) if height <= width else (side * height // width, side)
+
+
+def in_bytes(count: float) -> str:
+    """12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+@contextmanager
+def _progress(filling: Filling) -> Iterator[Callable[[], None]]:
+    """What shows how far it is: a bar on a terminal, a line now and then elsewhere. Call it after each part."""
+    started = spoken = time.perf_counter()
+
+    def figures() -> str:
+        seconds = max(time.perf_counter() - started, 1e-9)
+        return f"{filling.done / seconds:,.0f} images/s, {in_bytes(filling.memory.used)}"
+
+    if Console().is_terminal:
+        columns = (TextColumn("filling the cache"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+        with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
+            task = bar.add_task("", total=filling.images, now="")
+            yield lambda: bar.update(task, completed=filling.done, now=figures())
+        return
+
+    def line() -> None:
+        nonlocal spoken
+        if time.perf_counter() - spoken > EVERY:
+            spoken = time.perf_counter()
+            log.info("filling the cache: %s of %s images, %s", f"{filling.done:,}", f"{filling.images:,}", figures())
+
+    yield line
