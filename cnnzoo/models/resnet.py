@@ -21,9 +21,9 @@ from cnnzoo.models.registry import Accuracy, Info, Paper, register
 PAPER = Paper("Deep Residual Learning for Image Recognition", 2015, "1512.03385")
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, groups: int = 1) -> nn.Conv2d:
     """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -62,20 +62,32 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right. `strided`: which convolution steps."""
+    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right. `strided`: which convolution steps.
+
+    The 3 x 3 has `cardinality` groups, each of `bottleneck_width` channels where `width` is 64: ResNeXt's terms.
+    """
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, *, shortcut: Shortcut = projection, strided: int = 2
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        *,
+        shortcut: Shortcut = projection,
+        strided: int = 2,
+        cardinality: int = 1,
+        bottleneck_width: int = 64,
     ) -> None:
         super().__init__()
         self.out_channels = 4 * width
+        inner = width * bottleneck_width // 64 * cardinality
         stride1, stride2 = (stride, 1) if strided == 1 else (1, stride)
         downsample = shortcut(in_channels, self.out_channels, stride)
-        self.conv1 = conv1x1(in_channels, width, stride1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride2)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, self.out_channels)
+        self.conv1 = conv1x1(in_channels, inner, stride1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, inner, stride2, groups=cardinality)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv1x1(inner, self.out_channels)
         self.bn3 = nn.BatchNorm2d(self.out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
