@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 def local_response_norm() -> nn.LocalResponseNorm:
@@ -10,6 +11,21 @@ def local_response_norm() -> nn.LocalResponseNorm:
     PyTorch divides alpha by the size of the window, as the author's code does and the printed formula does not.
     """
     return nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
+
+
+class ZeroPadding(nn.Module):
+    """(N, in, H, W) -> (N, out, H/stride, W/stride): every stride-th pixel, and zeros for the channels after `in`.
+
+    Option A of the ResNets: a shortcut without parameters.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.more = out_channels - in_channels
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
 
 
 def init_rectifier(net: nn.Module) -> None:
