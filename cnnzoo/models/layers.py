@@ -1,5 +1,7 @@
 """What three families or more share."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -39,6 +41,20 @@ def init_rectifier(net: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+class Dropped(torch.autograd.Function):
+    """The first argument; the others, parameters of layers that chance has left out, get a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        needed = zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        return gradients[0], *(torch.zeros_like(parameter) if needs else None for parameter, needs in needed)
 
 
 def up_to_last(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:

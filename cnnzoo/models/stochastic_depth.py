@@ -19,14 +19,13 @@ The draws come from torch's global generator of the CPU, whatever the device: no
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from cnnzoo.errors import UserError
-from cnnzoo.models.layers import ZeroPadding
+from cnnzoo.models.layers import Dropped, ZeroPadding
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 from cnnzoo.models.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
 
@@ -42,20 +41,6 @@ def survives(probability: float) -> torch.Tensor:
 def gate(residual: torch.Tensor, probability: float) -> torch.Tensor:
     """The b f(x) of equation 2: (N, C, H, W) -> (N, C, H, W), all of it or nothing."""
     return residual * survives(probability)
-
-
-class Dropped(torch.autograd.Function):
-    """The first argument; the others, the parameters that a dropped block did not use, get a gradient of zero."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(*parameters)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        needed = zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
-        return gradients[0], *(torch.zeros_like(parameter) if needs else None for parameter, needs in needed)
 
 
 class Gated(nn.Module):
