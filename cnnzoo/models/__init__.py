@@ -3,6 +3,7 @@
 from cnnzoo.models import (  # noqa: F401
     alexnet,
     densenet,
+    fractalnet,
     googlenet,
     lenet,
     nin,
