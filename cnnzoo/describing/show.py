@@ -38,7 +38,7 @@ def show_network(cfg: DictConfig) -> None:
         write_csv(Path(cfg.csv), layer_rows(whole, depth))
     out = console()
     out.print(f"[bold]{facts.name}[/]{form}: {facts.paper.title}, {facts.paper.year}\n")
-    out.print(layer_table(whole, given, depth))
+    out.print(layer_table(whole, given, depth, out.width))
     out.print(f"\n{LEGEND}", style="dim")
     if depth < whole.depth:
         out.print(f"{depth} of {whole.depth} levels are opened (depth={depth}); depth=all opens the rest.", style="dim")
@@ -70,7 +70,7 @@ def show_block(cfg: DictConfig) -> None:
         with torch.device("meta"):
             whole = wholes[name] = dissect(build(channels), (channels, size, size))
         out.print(f"\n[bold]{name}[/]")
-        out.print(layer_table(whole, (channels, size, size), whole.depth))
+        out.print(layer_table(whole, (channels, size, size), whole.depth, out.width))
     (first, one), (second, other) = wholes.items()
     macs, parameters = one.multiply_accumulates / other.multiply_accumulates, one.parameters / other.parameters
     shapes = f"; {shape_text(one.shape)} and {shape_text(other.shape)} come out" if one.shape != other.shape else ""

@@ -26,11 +26,16 @@ def console() -> Console:
     return Console(width=wide, highlight=False)
 
 
-def layer_table(whole: Layer, given: Sequence[int], depth: int) -> Table:
+def layer_table(whole: Layer, given: Sequence[int], depth: int, width: int) -> Table:
     """The layers that `depth` levels open, a line for each, and their sums; `given` is the shape of the input."""
     layers = list(whole.opened(depth))
     table = Table(
-        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_footer=True, footer_style="bold"
+        box=None,
+        pad_edge=False,
+        padding=(0, 2 if width >= 100 else 1, 0, 0),
+        header_style="bold",
+        show_footer=True,
+        footer_style="bold",
     )
     short = all(len(layer.name) <= 24 for layer in layers)  # so that 80 columns break the kinds, not the names
     table.add_column("layer", "total", overflow="fold", no_wrap=short)
