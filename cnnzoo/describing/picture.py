@@ -80,7 +80,8 @@ def compose(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         for millions in (5, 50, 150)
     ]
     axes.legend(handles=sizes, loc="upper left", fontsize=8, labelspacing=2, borderpad=1.4, handletextpad=1.6)
-    figure.draw_without_rendering()  # settles where things are
+    figure.draw_without_rendering()  # settles where things are, which .svg and .pdf with other pixels must not change
+    figure.set_layout_engine("none")
     _label(axes, rows)
     return figure
 
@@ -95,6 +96,12 @@ def _label(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
     figure = axes.get_figure()
     assert figure is not None
     scale = figure.dpi / 72  # pixels in a point
+    to_fraction = figure.transFigure.inverted()
+
+    def fraction(x: float, y: float) -> tuple[float, float]:
+        left, bottom = to_fraction.transform((x, y))
+        return left, bottom
+
     centers, taken = [], []
     for row in rows:
         x, y = axes.transData.transform((row["multiply_accumulates"] / 1e9, 100 * row["top1"]))
@@ -107,7 +114,7 @@ def _label(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
             left, bottom, right, top = legend.get_window_extent().extents
             taken.append((left, bottom, right, top))
     for name, x, y, radius in sorted(centers, key=lambda center: center[2]):
-        text = axes.annotate(name, (0, 0), xycoords="figure pixels", fontsize=7, ha="left", va="bottom")
+        text = axes.annotate(name, (0, 0), xycoords="figure fraction", fontsize=7, ha="left", va="bottom")
         extent = text.get_window_extent()
 
         def cost(place: tuple[Box, float]) -> float:
@@ -116,19 +123,14 @@ def _label(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
             return sum(_overlap(box, other) for other in taken) + 4 * distance + (0 if inside else 1e6)
 
         box, distance = min(_places(x, y, radius, extent.width, extent.height, scale), key=cost)
-        text.xy = box[:2]
-        text.set_position(box[:2])
+        corner = fraction(box[0], box[1])
+        text.xy = corner
+        text.set_position(corner)
         taken.append(box)
         if distance > 6 * scale:
-            near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-            axes.annotate(
-                "",
-                (x, y),
-                near,
-                "figure pixels",
-                "figure pixels",
-                {"arrowstyle": "-", "linewidth": 0.5, "color": "gray"},
-            )
+            near = fraction(min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+            line = {"arrowstyle": "-", "linewidth": 0.5, "color": "gray"}
+            axes.annotate("", fraction(x, y), near, "figure fraction", "figure fraction", line)
 
 
 def _places(

@@ -48,3 +48,18 @@ def test_a_picture_without_matplotlib(zoo, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"zoo\.png needs matplotlib: pip install matplotlib"):
         picture.draw(tmp_path / "zoo.png", zoo)
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_stay_where_they_are_in_a_picture_of_other_pixels(zoo, tmp_path):
+    figure = picture.compose(zoo)
+    places = []
+    for dpi in (150, 72):
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        (text,) = [text for text in axes.texts if text.get_text() == "resnet50"]
+        box, frame = text.get_window_extent(), axes.get_window_extent()
+        places.append([(box.x0 - frame.x0) / frame.width, (box.y0 - frame.y0) / frame.height])
+    assert places[0] == pytest.approx(places[1], abs=0.002)
+    picture.draw(tmp_path / "zoo.pdf", zoo)
