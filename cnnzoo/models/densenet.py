@@ -10,7 +10,7 @@ the paper says and its parameter counts confirm, where the authors' code has twi
 
 Dropout, off unless asked for, follows every convolution but the first (section 4.2); torchvision has it after a layer's
 last one only. `memory_efficient=True` keeps of a layer no more than its new maps while training, and computes the rest
-again when gradients need it (Pleiss et al., 2017, arXiv 1707.06990).
+again when gradients need it (Pleiss et al., 2017, arXiv 1707.06990); under torch.compile it changes nothing.
 """
 
 import re
@@ -71,13 +71,15 @@ class DenseBlock(nn.Module):
             self.add_module(f"denselayer{i + 1}", layer(in_channels + i * growth_rate, growth_rate, dropout=dropout))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.memory_efficient and self.training and isinstance(x, torch.Tensor):  # torch.fx traces with no tensor
-            return self.forward_again(x)
+        # torch.fx traces without a tensor, and torch.compile chooses by itself what to compute again
+        eager = isinstance(x, torch.Tensor) and not torch.compiler.is_compiling()
+        if self.memory_efficient and self.training and eager:
+            return self.forward_recomputing(x)
         for layer in self.children():
             x = torch.cat([x, layer(x)], 1)
         return x
 
-    def forward_again(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_recomputing(self, x: torch.Tensor) -> torch.Tensor:
         """The same with each layer's input joined anew when its gradients are computed, and the layer run once more."""
         maps = [x]
         for layer in self.children():
