@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import hydra
@@ -27,7 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cnnzoo.errors import UserError, unknown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir")
+PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "csv", "picture")
+"""Their values are paths: taken literally, `~` expanded."""
 """Their values are paths: taken literally, `~` expanded."""
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
@@ -48,7 +50,8 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
 
     def task(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
-        cfg.run_dir = settings.runtime.output_dir  # in a multirun each job has its own
+        if "run_dir" in cfg:
+            cfg.run_dir = settings.runtime.output_dir  # in a multirun each job has its own
         try:
             return main(cfg)
         except UserError as error:
@@ -92,6 +95,13 @@ def groups() -> list[str]:
     """The config groups, `model` and `data` first."""
     found = sorted(path.name for path in CONF.iterdir() if any(path.glob("*.yaml")))
     return sorted(found, key=lambda name: (["model", "data"].index(name) if name in ("model", "data") else 2, name))
+
+
+def chosen(config: str) -> dict[str, str | None]:
+    """The config groups of a job, with the choice that each has unless one is typed."""
+    defaults = OmegaConf.load(CONF / f"{config}.yaml").defaults
+    entries = {key: value for entry in defaults if OmegaConf.is_dict(entry) for key, value in entry.items()}
+    return {group: entries[group] for group in groups() if group in entries}
 
 
 def prepare(argv: list[str], *, config: str, help_text: str) -> tuple[list[str], list[str]]:
@@ -187,17 +197,20 @@ def _check_choice(override: Override) -> None:
 
 def _check_keys(overrides: list[Override], config: str, *, multirun: bool) -> None:
     """Compose once, ahead of Hydra: raise for a key that the configuration lacks, or a run directory already used."""
-    on_groups = [o for o in overrides if not o.is_hydra_override() and o.key_or_group in groups()]
-    plain = [o for o in overrides if not o.is_hydra_override() and o.key_or_group not in groups()]
+    own = chosen(config)
+    on_groups = [o for o in overrides if not o.is_hydra_override() and o.key_or_group in own]
+    plain = [o for o in overrides if not o.is_hydra_override() and o.key_or_group not in own]
     base = _compose(config, [str(o.input_line) for o in on_groups])
     for override in plain:
         key = override.key_or_group
         if override.is_add() or override.is_force_add():
             parent, _, _ = key.rpartition(".")
             if not _has(base, key) and not any(f"{parent}.".startswith(f"{place}.") for place in OPEN):
-                raise UserError(f"+{key}: nothing reads it there{_did_you_mean(key, base)}")
+                raise UserError(f"+{key}: nothing reads it there{_did_you_mean(key, base, config)}")
         elif not _has(base, key):
-            raise UserError(f"unknown key '{key}'{_did_you_mean(key, base)}")
+            if key.startswith("model.") and "model" not in base:
+                raise UserError(f"{key}: no model is chosen: type its family as well, for example model=resnet")
+            raise UserError(f"unknown key '{key}'{_did_you_mean(key, base, config)}")
     lines = [str(o.input_line) for o in on_groups + plain if not (multirun and o.is_sweep_override())]
     cfg = _compose(config, lines)
     missing = OmegaConf.missing_keys(cfg)
@@ -251,26 +264,24 @@ def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
                 yield from _keys(node, f"{prefix}{name}.")
 
 
-def _did_you_mean(key: str, cfg: DictConfig) -> str:
+def _did_you_mean(key: str, cfg: DictConfig, config: str) -> str:
     """The keys nearest to `key`: by the whole, or by the last part for one typed without its place (`lr`)."""
 
     def likeness(candidate: str) -> float:
         whole = SequenceMatcher(None, key, candidate).ratio()
         return max(whole, 0.85 * SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio())
 
-    candidates = {name for name in (*_keys(cfg), *groups()) if ".recipe" not in name}  # where the defaults come from
+    # a recipe is where defaults come from, not what people type
+    candidates = {name for name in (*_keys(cfg), *chosen(config)) if ".recipe" not in name}
     best = sorted(candidates, key=lambda name: (-likeness(name), name))[:3]
     near = [name for name in best if likeness(name) >= max(0.65, likeness(best[0]) - 0.15)]
-    return f": did you mean {', '.join(near)}?" if near else "; python train.py --cfg job lists all keys"
+    return f": did you mean {', '.join(near)}?" if near else f"; python {config}.py --cfg job lists all keys"
 
 
 def _help(text: str, config: str) -> str:
     """The job's own words, then the choices of every group, the default marked."""
     lines = [text.strip(), "", "Choices (* is what you get without typing any):"]
-    defaults = OmegaConf.load(CONF / f"{config}.yaml").defaults
-    chosen = {key: value for entry in defaults if OmegaConf.is_dict(entry) for key, value in entry.items()}
-    for group in groups():
-        if group in chosen:
-            names = [f"*{name}" if name == chosen[group] else name for name in choices(group)]
-            lines.append(f"  {group:<11} {'  '.join(names)}")
+    for group, default in chosen(config).items():
+        names = [f"*{name}" if name == default else name for name in choices(group)]
+        lines += wrap("  ".join(names), 118, initial_indent=f"  {group:<11} ", subsequent_indent=" " * 14)
     return "\n".join(lines)

@@ -38,13 +38,14 @@ def settle(
     typed_channels: int | None = None,
     stem: str = "auto",
     published: bool = False,
+    key: str = "data.image_size",
 ) -> Settled:
     """Settle the input of a run.
 
     `proposed_*` is what the data set would like, `typed_*` what the person asked for (None: nothing). A proposed size
     is raised to the smallest, or lowered to the largest, that the network takes; a typed one that it can't take is an
     error. `stem="auto"` takes the small-image form below 64 pixels where the family has one, but the native one for
-    `published` weights, which exist for no other.
+    `published` weights, which exist for no other. `key` is where the size was typed.
 
     Raises `UserError` for a typed size out of the network's range and for an unknown stem.
     """
@@ -61,7 +62,7 @@ def settle(
         form = "" if info.small_min_size is None else f" with the {stem} stem"
         takes = f"exactly {low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
         if typed_size is not None:
-            raise UserError(f"data.image_size={typed_size}: {info.name}{form} takes {takes} pixels")
+            raise UserError(f"{key}={typed_size}: {info.name}{form} takes {takes} pixels")
         notes.append(f"image size {wanted} -> {size}: {info.name}{form} takes {takes} pixels")
     channels = proposed_channels if typed_channels is None else typed_channels
     return Settled(size, channels, stem, tuple(notes))

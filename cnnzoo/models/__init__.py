@@ -1,6 +1,21 @@
 """The networks, one file per paper. Importing a family puts its names into the registry."""
 
-from cnnzoo.models import alexnet, densenet, googlenet, lenet, resnet, squeezenet, vgg, zfnet  # noqa: F401
+from cnnzoo.models import (  # noqa: F401
+    alexnet,
+    densenet,
+    fractalnet,
+    googlenet,
+    lenet,
+    nin,
+    preresnet,
+    resnet,
+    resnext,
+    squeezenet,
+    stochastic_depth,
+    vgg,
+    wide_resnet,
+    zfnet,
+)
 from cnnzoo.models.registry import Info, create_model, info, list_models
 
 __all__ = ["Info", "create_model", "info", "list_models"]

@@ -6,6 +6,11 @@ widths 64-192-384-256-256, no groups, no response normalization, dropout before 
 PyTorch's own initialization, and an adaptive pool before the classifier, so that it takes images of any size from 63
 pixels.
 
+`alexnet_paper` is the network of 2012, whose two columns are groups of 2, for images of 227 pixels: the 224 that the
+paper prints do not give its 55 x 55. Departures: an adaptive pool, which does nothing from 227 to 258 pixels and
+admits all others from 67; He initialization with biases of zero instead of N(0, 0.01) with biases of one, which fits
+pixels of 0 to 255 but shrinks a normalized image's signal 3000-fold on its way to the output.
+
 The small form is the field's for 32 x 32 (bearpaw/pytorch-classification): conv1 padded by 5, pools of 2 x 2, one
 linear layer. Ours are its average pool, which does nothing at 32 x 32 and admits larger images, and He
 initialization: with PyTorch's own it stands still for epochs.
@@ -14,7 +19,7 @@ initialization: with PyTorch's own it stands still for epochs.
 import torch
 from torch import nn
 
-from cnnzoo.models.layers import init_rectifier, up_to_last
+from cnnzoo.models.layers import init_rectifier, local_response_norm, up_to_last
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("ImageNet Classification with Deep Convolutional Neural Networks", 2012, None)
@@ -71,6 +76,59 @@ class AlexNet(nn.Module):
         return self.classifier[-1](self.forward_features(x))
 
 
+class AlexNetPaper(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes). Figure 2, both columns in one."""
+
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, *, stem: str = "native", dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        small = stem == "small"
+        padding, pool = (5, 2) if small else (0, 3)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 96, kernel_size=11, stride=4, padding=padding),
+            nn.ReLU(inplace=True),
+            local_response_norm(),
+            nn.MaxPool2d(pool, stride=2),
+            nn.Conv2d(96, 256, kernel_size=5, padding=2, groups=2),
+            nn.ReLU(inplace=True),
+            local_response_norm(),
+            nn.MaxPool2d(pool, stride=2),
+            nn.Conv2d(256, 384, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 384, kernel_size=3, padding=1, groups=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, kernel_size=3, padding=1, groups=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(pool, stride=2),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 6)
+        if small:
+            self.num_features = 256
+            self.classifier = nn.Sequential(nn.Linear(256, num_classes))
+        else:
+            self.num_features = 4096
+            self.classifier = nn.Sequential(
+                nn.Linear(256 * 6 * 6, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(4096, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(4096, num_classes),
+            )
+        init_rectifier(self)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        x = self.features(x)  # (N, 256, 6, 6) at 227; small: (N, 256, 1, 1) at 32
+        x = torch.flatten(self.avgpool(x), 1)
+        return up_to_last(self.classifier, x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier[-1](self.forward_features(x))
+
+
 register(
     Info(
         name="alexnet",
@@ -85,4 +143,18 @@ register(
         weights=("IMAGENET1K_V1",),
     ),
     AlexNet,
+)
+register(
+    Info(
+        name="alexnet_paper",
+        family="alexnet",
+        paper=PAPER,
+        parameters=60_965_224,
+        multiply_accumulates=724_406_816,
+        input_size=227,
+        min_size=67,
+        small_min_size=29,
+        accuracy=Accuracy(0.593, 0.818, "the paper's Table 2, one CNN, ImageNet val of 2012, ten crops"),
+    ),
+    AlexNetPaper,
 )

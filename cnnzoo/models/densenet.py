@@ -1,76 +1,130 @@
 """DenseNet, after "Densely Connected Convolutional Networks" (Huang et al., 2016, arXiv 1608.06993).
 
-Table 1: the ImageNet networks, all of type BC: bottleneck layers of four times the growth rate, and transitions that
-halve the maps. 121, 161, 169 and 201 layers equal torchvision's; 161 is the authors' own with growth rate 48, and 264
-has the growth rate 32 of the published table.
+Table 1, for ImageNet: all of type BC, bottleneck layers of four times the growth rate, and transitions that halve the
+maps. 121, 161, 169 and 201 layers equal torchvision's; 161 is the authors' own with growth rate 48, and 264 has the
+growth rate 32 of the published table. Departure, torchvision's: convolutions are drawn from N(0, 2 / fan_in), where the
+authors' code has fan_out. The small form is the field's for 32 x 32: one bare 3 x 3 convolution of stride 1 in front.
 
-Departures, torchvision's: convolutions drawn from N(0, 2 / fan_in) where the authors' code has fan_out; dropout, off
-unless asked for, follows a layer's last convolution only.
+Section 4.2, for CIFAR: `densenet_40_12` has 40 layers and growth rate 12. The plain networks have 16 maps in front, as
+the paper says and its parameter counts confirm, where the authors' code has twice the growth rate.
 
-The small form is the field's for 32 x 32: one bare 3 x 3 convolution of stride 1 in front, as in the paper's CIFAR
-networks.
+Dropout, off unless asked for, follows every convolution but the first (section 4.2); torchvision has it after a layer's
+last one only. `memory_efficient=True` keeps of a layer no more than its new maps while training, and computes the rest
+again when gradients need it (Pleiss et al., 2017, arXiv 1707.06990); under torch.compile it changes nothing.
 """
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from cnnzoo.errors import UserError
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Densely Connected Convolutional Networks", 2016, "1608.06993")
 
 
-class DenseLayer(nn.Module):
-    """(N, in, H, W) -> (N, growth_rate, H, W), by way of bottleneck * growth_rate maps."""
+class DenseLayer(nn.Sequential):
+    """(N, in, H, W) -> (N, growth_rate, H, W)."""
 
-    def __init__(self, in_channels: int, growth_rate: int, *, bottleneck: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, growth_rate: int, *, dropout: float) -> None:
         super().__init__()
-        width = bottleneck * growth_rate
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(in_channels, growth_rate, kernel_size=3, padding=1, bias=False)
+        self.dropout1 = nn.Dropout(dropout)
+
+
+class BottleneckLayer(nn.Sequential):
+    """(N, in, H, W) -> (N, growth_rate, H, W), by way of 4 * growth_rate maps."""
+
+    def __init__(self, in_channels: int, growth_rate: int, *, dropout: float) -> None:
+        super().__init__()
+        width = 4 * growth_rate
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
+        self.dropout1 = nn.Dropout(dropout)
         self.norm2 = nn.BatchNorm2d(width)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, growth_rate, kernel_size=3, padding=1, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(self.relu1(self.norm1(x)))  # (N, bottleneck * growth_rate, H, W)
-        return self.dropout(self.conv2(self.relu2(self.norm2(x))))
+
+Layer = Callable[..., nn.Module]
 
 
 class DenseBlock(nn.Module):
     """(N, in, H, W) -> (N, in + depth * growth_rate, H, W): every layer sees all the maps before it."""
 
-    def __init__(self, in_channels: int, depth: int, growth_rate: int, *, bottleneck: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, depth: int, growth_rate: int, *, layer: Layer, dropout: float, memory_efficient: bool
+    ) -> None:
         super().__init__()
+        self.memory_efficient = memory_efficient
         for i in range(depth):
-            layer = DenseLayer(in_channels + i * growth_rate, growth_rate, bottleneck=bottleneck, dropout=dropout)
-            self.add_module(f"denselayer{i + 1}", layer)
+            self.add_module(f"denselayer{i + 1}", layer(in_channels + i * growth_rate, growth_rate, dropout=dropout))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # torch.fx traces without a tensor, and torch.compile chooses by itself what to compute again
+        eager = isinstance(x, torch.Tensor) and not torch.compiler.is_compiling()
+        if self.memory_efficient and self.training and eager:
+            return self.forward_recomputing(x)
         for layer in self.children():
             x = torch.cat([x, layer(x)], 1)
         return x
+
+    def forward_recomputing(self, x: torch.Tensor) -> torch.Tensor:
+        """The same with each layer's input joined anew when its gradients are computed, and the layer run once more."""
+        maps = [x]
+        for layer in self.children():
+
+            def grow(*maps: torch.Tensor, layer: nn.Module = layer) -> torch.Tensor:
+                return layer(torch.cat(maps, 1))
+
+            def contexts(layer: nn.Module = layer) -> tuple:
+                return nullcontext(), statistics_kept(layer)
+
+            maps.append(checkpoint(grow, *maps, use_reentrant=False, context_fn=contexts))
+        return torch.cat(maps, 1)
+
+
+@contextmanager
+def statistics_kept(layer: nn.Module) -> Iterator[None]:
+    """The running statistics of batch norm stand still: the first run has moved them, and a second must not."""
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 class Transition(nn.Sequential):
     """(N, in, H, W) -> (N, out, H/2, W/2)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
         self.relu = nn.ReLU(inplace=True)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.dropout = nn.Dropout(dropout)
         self.pool = nn.AvgPool2d(2)
 
 
 class DenseNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). `depths`: layers per dense block; `compression`: theta."""
+    """(N, in_channels, H, W) -> (N, num_classes). `depths`: layers per dense block; `compression`: theta.
+
+    `first_channels`: maps of the first convolution, None for twice the growth rate.
+    """
 
     def __init__(
         self,
@@ -80,12 +134,14 @@ class DenseNet(nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         stem: str = "native",
-        bottleneck: int = 4,
+        layer: Layer = BottleneckLayer,
         compression: float = 0.5,
+        first_channels: int | None = None,
         dropout: float = 0.0,
+        memory_efficient: bool = False,
     ) -> None:
         super().__init__()
-        channels = 2 * growth_rate
+        channels = 2 * growth_rate if first_channels is None else first_channels
         if stem == "small":
             first = nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=False)
             self.features = nn.Sequential(OrderedDict(conv0=first))
@@ -100,9 +156,12 @@ class DenseNet(nn.Module):
             )
         for i, depth in enumerate(depths):
             if i > 0:
-                self.features.add_module(f"transition{i}", Transition(channels, int(compression * channels)))
+                transition = Transition(channels, int(compression * channels), dropout=dropout)
+                self.features.add_module(f"transition{i}", transition)
                 channels = int(compression * channels)
-            block = DenseBlock(channels, depth, growth_rate, bottleneck=bottleneck, dropout=dropout)
+            block = DenseBlock(
+                channels, depth, growth_rate, layer=layer, dropout=dropout, memory_efficient=memory_efficient
+            )
             self.features.add_module(f"denseblock{i + 1}", block)
             channels += depth * growth_rate
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
@@ -126,6 +185,44 @@ class DenseNet(nn.Module):
     def adapt_pretrained(self, state: dict[str, torch.Tensor], *, published: bool) -> dict[str, torch.Tensor]:
         """Rename the keys of torchvision's files, older than its code: denselayer1.norm.1 to denselayer1.norm1."""
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}
+
+
+class CifarDenseNet(DenseNet):
+    """(N, in_channels, H, W) -> (N, num_classes), section 4.2: three dense blocks of (depth - 4) / 3 convolutions.
+
+    `bc`: bottleneck layers, half as many, and compression by half, else neither.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        growth_rate: int,
+        *,
+        bc: bool = False,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        memory_efficient: bool = False,
+    ) -> None:
+        step = 6 if bc else 3
+        if depth < 4 + step or (depth - 4) % step:
+            fits = ", ".join(str(4 + n * step) for n in (1, 2, 6, 12, 16))
+            raise UserError(f"depth={depth}: with bc={bc} a DenseNet for CIFAR has {step} n + 4 layers, such as {fits}")
+        super().__init__(
+            growth_rate,
+            [(depth - 4) // step] * 3,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            stem="small",
+            layer=BottleneckLayer if bc else DenseLayer,
+            compression=0.5 if bc else 1.0,
+            first_channels=None if bc else 16,
+            dropout=dropout,
+            memory_efficient=memory_efficient,
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
 
 TORCHVISION = "torchvision DenseNet{}_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"
@@ -163,4 +260,30 @@ for layers, growth_rate, depths, parameters, multiply_accumulates, top1, top5, s
         DenseNet,
         growth_rate=growth_rate,
         depths=depths,
+    )
+
+for depth, growth_rate, bc, parameters, multiply_accumulates, top1 in (
+    (40, 12, False, 1_019_722, 264_812_928, 0.9476),
+    (100, 12, False, 6_979_642, 1_769_516_448, 0.9590),
+    (100, 24, False, 27_249_082, 6_889_347_744, 0.9626),
+    (100, 12, True, 769_162, 287_929_692, 0.9549),
+    (250, 24, True, 15_324_406, 5_418_785_724, 0.9638),
+    (190, 40, True, 25_624_430, 9_301_945_740, 0.9654),
+):
+    register(
+        Info(
+            name=f"densenet{'_bc' if bc else ''}_{depth}_{growth_rate}",
+            family="densenet",
+            paper=PAPER,
+            parameters=parameters,
+            multiply_accumulates=multiply_accumulates,
+            num_classes=10,
+            input_size=32,
+            min_size=4,
+            accuracy=Accuracy(top1, None, "the paper, Table 2, CIFAR-10 test, shifted and mirrored"),
+        ),
+        CifarDenseNet,
+        depth=depth,
+        growth_rate=growth_rate,
+        bc=bc,
     )

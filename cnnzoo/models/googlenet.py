@@ -6,15 +6,25 @@ x 5 (a known slip, kept for the weights), a 2 x 2 pool before 5a, dropout 0.2 in
 adaptive pool. torchvision's weights expect inputs in [-1, 1]; `transform_input=True`, set along with them, converts
 from the usual normalization by ImageNet's mean and deviation.
 
+`googlenet_paper` is the network of Table 1, its pools rounding up, with a bias and a rectifier in every convolution.
+Where the paper is silent, the normalization has AlexNet's constants and the weights He initialization. Departures:
+global pooling, and auxiliary heads that bring their map to 14 x 14 before they pool it, which does nothing at 224
+pixels and admits images of any size from 31.
+
 The small form is the field's for 32 x 32 (kuangliu): one 3 x 3 convolution to 192 maps replaces everything before 3a,
 so that the first two halvings fall away; ours is that the inception modules stay as above.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from cnnzoo.errors import UserError
+from cnnzoo.models.layers import init_rectifier, local_response_norm
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Going Deeper with Convolutions", 2014, "1409.4842")
@@ -36,17 +46,79 @@ class ConvNormReLU(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
+class ConvReLU(nn.Module):
+    """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv(x), inplace=True)
+
+
+def init_truncated(net: nn.Module) -> None:
+    """Draw every weight from N(0, 0.01), cut off at 2; biases stay PyTorch's."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.01, a=-2, b=2)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What torchvision's network and the paper's have each in its own way."""
+
+    conv: Callable[..., nn.Module]
+    norm: Callable[[], nn.Module]
+    """After the first pool and before the second."""
+    kernel_5x5: int
+    """The kernel size of the branch that Table 1 calls 5 x 5."""
+    pool_4e: int
+    """The window of the pool after 4e."""
+    aux_pool: Callable[[], nn.Module]
+    """(N, C, H, W) -> (N, C, 4, 4)."""
+    init: Callable[[nn.Module], None]
+
+
+TORCHVISION = Form(
+    conv=ConvNormReLU,
+    norm=nn.Identity,
+    kernel_5x5=3,
+    pool_4e=2,
+    aux_pool=partial(nn.AdaptiveAvgPool2d, 4),
+    init=init_truncated,
+)
+PUBLISHED = Form(
+    conv=ConvReLU,
+    norm=local_response_norm,
+    kernel_5x5=5,
+    pool_4e=3,
+    aux_pool=lambda: nn.Sequential(nn.AdaptiveAvgPool2d(14), nn.AvgPool2d(5, stride=3)),
+    init=init_rectifier,
+)
+
+
 class Inception(nn.Module):
     """(N, in, H, W) -> (N, n1x1 + n3x3 + n5x5 + pool_proj, H, W). The arguments are the columns of Table 1."""
 
     def __init__(
-        self, in_channels: int, n1x1: int, n3x3_reduce: int, n3x3: int, n5x5_reduce: int, n5x5: int, pool_proj: int
+        self,
+        in_channels: int,
+        n1x1: int,
+        n3x3_reduce: int,
+        n3x3: int,
+        n5x5_reduce: int,
+        n5x5: int,
+        pool_proj: int,
+        *,
+        form: Form = TORCHVISION,
     ) -> None:
         super().__init__()
-        self.branch1 = ConvNormReLU(in_channels, n1x1, 1)
-        self.branch2 = nn.Sequential(ConvNormReLU(in_channels, n3x3_reduce, 1), ConvNormReLU(n3x3_reduce, n3x3, 3))
-        self.branch3 = nn.Sequential(ConvNormReLU(in_channels, n5x5_reduce, 1), ConvNormReLU(n5x5_reduce, n5x5, 3))
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), ConvNormReLU(in_channels, pool_proj, 1))
+        conv = form.conv
+        self.branch1 = conv(in_channels, n1x1, 1)
+        self.branch2 = nn.Sequential(conv(in_channels, n3x3_reduce, 1), conv(n3x3_reduce, n3x3, 3))
+        self.branch3 = nn.Sequential(conv(in_channels, n5x5_reduce, 1), conv(n5x5_reduce, n5x5, form.kernel_5x5))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), conv(in_channels, pool_proj, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
@@ -55,15 +127,16 @@ class Inception(nn.Module):
 class AuxiliaryHead(nn.Module):
     """(N, in, H, W) -> (N, num_classes), from the middle of the network (section 5)."""
 
-    def __init__(self, in_channels: int, num_classes: int, *, dropout: float) -> None:
+    def __init__(self, in_channels: int, num_classes: int, *, dropout: float, form: Form) -> None:
         super().__init__()
-        self.conv = ConvNormReLU(in_channels, 128, 1)
+        self.pool = form.aux_pool()
+        self.conv = form.conv(in_channels, 128, 1)
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
         self.fc2 = nn.Linear(1024, num_classes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv(F.adaptive_avg_pool2d(x, 4))  # (N, 128, 4, 4)
+        x = self.conv(self.pool(x))  # (N, 128, 4, 4)
         x = F.relu(self.fc1(torch.flatten(x, 1)), inplace=True)
         return self.fc2(self.dropout(x))
 
@@ -78,6 +151,7 @@ class GoogLeNet(nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         *,
+        form: Form = TORCHVISION,
         stem: str = "native",
         aux_logits: bool = False,
         transform_input: bool = False,
@@ -88,36 +162,37 @@ class GoogLeNet(nn.Module):
         if transform_input and in_channels != 3:
             raise UserError(f"transform_input=True needs in_channels=3, red, green and blue, not {in_channels}")
         self.transform_input = transform_input
+        inception = partial(Inception, form=form)
         if stem == "small":
-            self.conv1 = ConvNormReLU(in_channels, 192, 3)
+            self.conv1 = form.conv(in_channels, 192, 3)
         else:
-            self.conv1 = ConvNormReLU(in_channels, 64, 7, stride=2)
+            self.conv1 = form.conv(in_channels, 64, 7, stride=2)
             self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-            self.conv2 = ConvNormReLU(64, 64, 1)
-            self.conv3 = ConvNormReLU(64, 192, 3)
+            self.norm1 = form.norm()
+            self.conv2 = form.conv(64, 64, 1)
+            self.conv3 = form.conv(64, 192, 3)
+            self.norm2 = form.norm()
             self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.small = stem == "small"
 
-        self.inception3a = Inception(192, 64, 96, 128, 16, 32, 32)
-        self.inception3b = Inception(256, 128, 128, 192, 32, 96, 64)
+        self.inception3a = inception(192, 64, 96, 128, 16, 32, 32)
+        self.inception3b = inception(256, 128, 128, 192, 32, 96, 64)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception4a = Inception(480, 192, 96, 208, 16, 48, 64)
-        self.inception4b = Inception(512, 160, 112, 224, 24, 64, 64)
-        self.inception4c = Inception(512, 128, 128, 256, 24, 64, 64)
-        self.inception4d = Inception(512, 112, 144, 288, 32, 64, 64)
-        self.inception4e = Inception(528, 256, 160, 320, 32, 128, 128)
-        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-        self.inception5a = Inception(832, 256, 160, 320, 32, 128, 128)
-        self.inception5b = Inception(832, 384, 192, 384, 48, 128, 128)
-        self.aux1 = AuxiliaryHead(512, num_classes, dropout=aux_dropout) if aux_logits else None
-        self.aux2 = AuxiliaryHead(528, num_classes, dropout=aux_dropout) if aux_logits else None
+        self.inception4a = inception(480, 192, 96, 208, 16, 48, 64)
+        self.inception4b = inception(512, 160, 112, 224, 24, 64, 64)
+        self.inception4c = inception(512, 128, 128, 256, 24, 64, 64)
+        self.inception4d = inception(512, 112, 144, 288, 32, 64, 64)
+        self.inception4e = inception(528, 256, 160, 320, 32, 128, 128)
+        self.maxpool4 = nn.MaxPool2d(form.pool_4e, stride=2, ceil_mode=True)
+        self.inception5a = inception(832, 256, 160, 320, 32, 128, 128)
+        self.inception5b = inception(832, 384, 192, 384, 48, 128, 128)
+        auxiliary = partial(AuxiliaryHead, num_classes=num_classes, dropout=aux_dropout, form=form)
+        self.aux1 = auxiliary(512) if aux_logits else None
+        self.aux2 = auxiliary(528) if aux_logits else None
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.num_features, num_classes)
-
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.01, a=-2, b=2)
+        form.init(self)
 
     def _trunk(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(N, in_channels, H, W) -> what 4a, 4d and 5b say."""
@@ -126,9 +201,9 @@ class GoogLeNet(nn.Module):
             x = torch.cat([x[:, i : i + 1] * SCALE[i] + SHIFT[i] for i in range(3)], 1)
         x = self.conv1(x)  # (N, 64, 112, 112); small: (N, 192, 28, 28) for an image of 28
         if not self.small:
-            x = self.maxpool1(x)  # (N, 64, 56, 56)
+            x = self.norm1(self.maxpool1(x))  # (N, 64, 56, 56)
             x = self.conv2(x)  # (N, 64, 56, 56)
-            x = self.conv3(x)  # (N, 192, 56, 56)
+            x = self.norm2(self.conv3(x))  # (N, 192, 56, 56)
             x = self.maxpool2(x)  # (N, 192, 28, 28)
         x = self.inception3a(x)  # (N, 256, 28, 28)
         x = self.inception3b(x)  # (N, 480, 28, 28)
@@ -198,4 +273,23 @@ register(
     ),
     GoogLeNet,
     pretrained_arguments={"transform_input": True},
+)
+register(
+    Info(
+        name="googlenet_paper",
+        family="googlenet",
+        paper=PAPER,
+        parameters=6_998_552,
+        multiply_accumulates=1_582_671_872,
+        min_size=31,
+        small_min_size=4,
+        accuracy=Accuracy(
+            0.687,
+            0.889,
+            "the Caffe team's replica, ImageNet val of 2012, one crop of 224 (the paper prints top-5 alone, 0.8993)",
+        ),
+    ),
+    GoogLeNet,
+    form=PUBLISHED,
+    dropout=0.4,
 )

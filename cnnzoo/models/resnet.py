@@ -2,28 +2,33 @@
 
 Table 1 and Figure 5. `resnet18` to `resnet152` are what the community means by the names and equal torchvision's.
 They depart from the paper: projection shortcuts wherever the shape changes (option B), also in 18 and 34 layers, and
-the stride of a bottleneck in its 3 x 3 convolution ("v1.5"), where the paper has it in the first 1 x 1.
+the stride of a bottleneck in its 3 x 3 convolution ("v1.5"). `resnet18_paper` to `resnet152_paper` are the paper's:
+parameter-free shortcuts (option A) in 18 and 34 layers, the stride in a bottleneck's first 1 x 1 ("v1").
+
+`resnet20` to `resnet1202` are its networks for CIFAR-10 (section 4.2): stages of 16, 32 and 64 channels, option A.
 
 Blocks are made by `block(in_channels, width, stride)`; what a shortcut is, and where a bottleneck steps, are
 arguments to bind with functools.partial, so that another form of the network is another factory.
 
-The small form is the field's for 32 x 32: a 3 x 3 convolution of stride 1 and no pool in front. It is not the network
-that the paper has for CIFAR.
+The small form of the ImageNet networks is the field's for 32 x 32: a 3 x 3 convolution of stride 1 and no pool in
+front. It is not the network that the paper has for CIFAR.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
+from cnnzoo.models.layers import ZeroPadding
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Deep Residual Learning for Image Recognition", 2015, "1512.03385")
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, groups: int = 1) -> nn.Conv2d:
     """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -36,6 +41,13 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module | 
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+
+
+def zero_padding(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """Option A, without parameters: as `projection`, but the identity, subsampled and padded."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return ZeroPadding(in_channels, out_channels, stride)
 
 
 Shortcut = Callable[[int, int, int], nn.Module | None]
@@ -55,36 +67,54 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = downsample
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """F(x) of equation 1: (N, in, H, W) -> (N, width, H/stride, W/stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.bn2(self.conv2(out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.residual(x) + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
-    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right. `strided`: which convolution steps."""
+    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right. `strided`: which convolution steps.
+
+    The 3 x 3 has `cardinality` groups, each of `bottleneck_width` channels where `width` is 64: ResNeXt's terms.
+    """
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, *, shortcut: Shortcut = projection, strided: int = 2
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        *,
+        shortcut: Shortcut = projection,
+        strided: int = 2,
+        cardinality: int = 1,
+        bottleneck_width: int = 64,
     ) -> None:
         super().__init__()
         self.out_channels = 4 * width
+        inner = width * bottleneck_width // 64 * cardinality
         stride1, stride2 = (stride, 1) if strided == 1 else (1, stride)
         downsample = shortcut(in_channels, self.out_channels, stride)
-        self.conv1 = conv1x1(in_channels, width, stride1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride2)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, self.out_channels)
+        self.conv1 = conv1x1(in_channels, inner, stride1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, inner, stride2, groups=cardinality)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv1x1(inner, self.out_channels)
         self.bn3 = nn.BatchNorm2d(self.out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """F(x) of equation 1: (N, in, H, W) -> (N, 4 width, H/stride, W/stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.bn3(self.conv3(out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.residual(x) + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
@@ -127,7 +157,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, num_features, H/32, W/32), the last feature map; small: H/8."""
+        """(N, in_channels, H, W) -> (N, num_features, H/32, W/32), the last feature map; small: H/8; CIFAR: H/4."""
         x = self.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
         x = self.maxpool(x)  # (N, 64, H/4, W/4)
         for stage in self.stages:
@@ -139,7 +169,27 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(x, 1))
 
 
+class CifarResNet(ResNet):
+    """(N, in_channels, H, W) -> (N, num_classes), section 4.2: `depth` blocks in each of three stages."""
+
+    def __init__(
+        self,
+        block: Callable[[int, int, int], nn.Module],
+        depth: int,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        widths: Sequence[int] = (16, 32, 64),
+    ) -> None:
+        depths = [depth] * len(widths)
+        super().__init__(block, depths, num_classes=num_classes, in_channels=in_channels, stem="small", widths=widths)
+
+
+basic_a = partial(BasicBlock, shortcut=zero_padding)
+bottleneck_v1 = partial(Bottleneck, strided=1)
 V1, V1_V2 = ("IMAGENET1K_V1",), ("IMAGENET1K_V1", "IMAGENET1K_V2")
+multiply_accumulates: int | None
+top5: float | None
 
 for name, block, depths, parameters, multiply_accumulates, top1, top5, weights in (
     ("resnet18", BasicBlock, (2, 2, 2, 2), 11_689_512, 1_814_073_344, 0.69758, 0.89078, V1),
@@ -168,4 +218,54 @@ for name, block, depths, parameters, multiply_accumulates, top1, top5, weights i
         ResNet,
         block=block,
         depths=depths,
+    )
+
+for name, paper_form, depths, parameters, multiply_accumulates, top1, top5, source in (
+    ("resnet18_paper", basic_a, (2, 2, 2, 2), 11_515_688, None, 0.7212, None, "Table 2, option A"),
+    ("resnet34_paper", basic_a, (3, 4, 6, 3), 21_623_848, None, 0.7497, 0.9224, "Table 3, option A"),
+    ("resnet50_paper", bottleneck_v1, (3, 4, 6, 3), 25_557_032, 3_857_973_248, 0.7715, 0.9329, "Table 3"),
+    ("resnet101_paper", bottleneck_v1, (3, 4, 23, 3), 44_549_160, 7_570_194_432, 0.7825, 0.9395, "Table 3"),
+    ("resnet152_paper", bottleneck_v1, (3, 8, 36, 3), 60_192_808, 11_282_415_616, 0.7857, 0.9429, "Table 3"),
+):
+    register(
+        Info(
+            name=name,
+            family="resnet",
+            paper=PAPER,
+            parameters=parameters,
+            multiply_accumulates=multiply_accumulates,
+            min_size=1,
+            small_min_size=1,
+            accuracy=Accuracy(top1, top5, f"the paper's {source}, ImageNet val, 10 crops of 224"),
+        ),
+        ResNet,
+        block=paper_form,
+        depths=depths,
+    )
+
+for layers, parameters, multiply_accumulates, top1 in (
+    (20, 269_722, 40_551_040, 0.9125),
+    (32, 464_154, 68_862_592, 0.9249),
+    (44, 658_586, 97_174_144, 0.9283),
+    (56, 853_018, 125_485_696, 0.9303),
+    (110, 1_727_962, 252_887_680, 0.9357),
+    (1202, 19_421_274, 2_829_238_912, 0.9207),
+):
+    register(
+        Info(
+            name=f"resnet{layers}",
+            family="resnet",
+            paper=PAPER,
+            parameters=parameters,
+            multiply_accumulates=multiply_accumulates,
+            num_classes=10,
+            input_size=32,
+            min_size=1,
+            accuracy=Accuracy(
+                top1, None, "the paper's Table 6, CIFAR-10 test" + (", the best of 5 runs" if layers == 110 else "")
+            ),
+        ),
+        CifarResNet,
+        block=basic_a,
+        depth=(layers - 2) // 6,
     )

@@ -4,12 +4,15 @@
 2.4 times less computation. Both equal torchvision's. Departures, torchvision's: He initialization where the authors
 have Xavier's, and images of 224 pixels where the table's sizes need 227.
 
+`_simple_bypass` adds the input of fire3, 5, 7 and 9 to their output, `_complex_bypass` also that of the others by way
+of a 1 x 1 convolution (section 6, Figure 2). The paper has them for 1.0; with 1.1 they are ours.
+
 The small form is the field's for 32 x 32 (weiaicunzai/pytorch-cifar100, without its batch norm and bypasses): a 3 x 3
 convolution of stride 1 in front, pools of 2 x 2, and no rectifier after conv10, which can silence a class for good in
 the first steps. Without batch norm it wants AdamW: SGD hardly moves it on a small data set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -40,11 +43,28 @@ class Fire(nn.Module):
         return torch.cat([self.expand1x1_activation(narrow), self.expand3x3_activation(wide)], 1)
 
 
+class BypassedFire(Fire):
+    """(N, in, H, W) -> (N, 2 expand, H, W): the fire's output plus what `bypass` makes of its input."""
+
+    def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
+        super().__init__(in_channels, squeeze, expand)
+        same = in_channels == 2 * expand
+        self.bypass = nn.Identity() if same else nn.Conv2d(in_channels, 2 * expand, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.bypass(x)
+
+
+def simple_bypass(in_channels: int, squeeze: int, expand: int) -> Fire:
+    """A fire with a bypass where its input has as many maps as its output."""
+    return (BypassedFire if in_channels == 2 * expand else Fire)(in_channels, squeeze, expand)
+
+
 class SqueezeNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes).
 
     conv1: maps and kernel size of the first convolution. pools_after: the fires that a pool follows; one always follows
-    conv1.
+    conv1. fire: builds a fire module, given its input's maps and its row of `FIRES`.
     """
 
     num_features = 512
@@ -56,6 +76,7 @@ class SqueezeNet(nn.Module):
         *,
         conv1: tuple[int, int] = (64, 3),
         pools_after: Sequence[int] = (3, 5),
+        fire: Callable[[int, int, int], Fire] = Fire,
         stem: str = "native",
         dropout: float = 0.5,
     ) -> None:
@@ -72,10 +93,10 @@ class SqueezeNet(nn.Module):
             else nn.Conv2d(in_channels, channels, kernel_size, stride=2)
         )
         layers: list[nn.Module] = [first, nn.ReLU(inplace=True), pool()]
-        for fire, (squeeze, expand) in enumerate(FIRES, start=2):
-            layers.append(Fire(channels, squeeze, expand))
+        for number, (squeeze, expand) in enumerate(FIRES, start=2):
+            layers.append(fire(channels, squeeze, expand))
             channels = 2 * expand
-            if fire in pools_after:
+            if number in pools_after:
                 layers.append(pool())
         self.features = nn.Sequential(*layers)
         conv10 = nn.Conv2d(channels, num_classes, kernel_size=1)
@@ -103,26 +124,38 @@ class SqueezeNet(nn.Module):
         return torch.flatten(x, 1)
 
 
-for version, conv1, pools_after, parameters, multiply_accumulates, min_size, top1, top5 in (
-    ("1_0", (96, 7), (4, 8), 1_248_424, 818_924_576, 21, 0.58092, 0.80420),
-    ("1_1", (64, 3), (3, 5), 1_235_496, 349_151_936, 17, 0.58178, 0.80624),
+VERSIONS = {"1_0": ((96, 7), (4, 8), 21), "1_1": ((64, 3), (3, 5), 17)}  # conv1, pools_after, smallest image
+
+for version, bypass, fire, parameters, multiply_accumulates, top1, top5 in (
+    ("1_0", "", Fire, 1_248_424, 818_924_576, 0.58092, 0.80420),
+    ("1_0", "_simple_bypass", simple_bypass, 1_248_424, 818_924_576, 0.604, 0.825),
+    ("1_0", "_complex_bypass", BypassedFire, 1_589_672, None, 0.588, 0.820),
+    ("1_1", "", Fire, 1_235_496, 349_151_936, 0.58178, 0.80624),
+    ("1_1", "_simple_bypass", simple_bypass, 1_235_496, 349_151_936, None, None),
+    ("1_1", "_complex_bypass", BypassedFire, 1_572_648, None, None, None),
 ):
+    conv1, pools_after, min_size = VERSIONS[version]
+    name = f"squeezenet{version}{bypass}"
+    source = (
+        "the paper's Table 3, ImageNet val of 2012"
+        if bypass
+        else f"torchvision SqueezeNet{version}_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"
+    )
     register(
         Info(
-            name=f"squeezenet{version}",
+            name=name,
             family="squeezenet",
             paper=PAPER,
             parameters=parameters,
             multiply_accumulates=multiply_accumulates,
             min_size=min_size,
             small_min_size=8,
-            accuracy=Accuracy(
-                top1, top5, f"torchvision SqueezeNet{version}_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"
-            ),
-            torchvision=f"squeezenet{version}",
-            weights=("IMAGENET1K_V1",),
+            accuracy=None if top1 is None else Accuracy(top1, top5, source),
+            torchvision=None if bypass else name,
+            weights=() if bypass else ("IMAGENET1K_V1",),
         ),
         SqueezeNet,
         conv1=conv1,
         pools_after=pools_after,
+        fire=fire,
     )

@@ -103,8 +103,9 @@ def fit_weights(
 ) -> None:
     """Load `state` into `net`, in place.
 
-    A first convolution for another number of channels is folded or spread, a head for another number of classes is left
-    as it was drawn, and the log says both. Whatever else does not fit raises a `UserError` that lists the keys.
+    A first convolution for another number of channels is folded or spread (in FractalNet that of each column, all of
+    which see the image), a head for another number of classes is left as it was drawn, and the log says both. Whatever
+    else does not fit raises a `UserError` that lists the keys.
     `build(num_classes=...)` builds the network anew, which shows what its heads are.
     """
     if hasattr(net, "adapt_pretrained"):
@@ -113,8 +114,11 @@ def fit_weights(
 
     first = next(f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
     if first in state and _differ_at(1, state[first], own[first]):
-        log.info("%s: %s goes from %d to %d channels", source, first, state[first].shape[1], own[first].shape[1])
-        state = {**state, first: _channels(state[first], own[first].shape[1])}
+        given, channels = state[first].shape[1], own[first].shape[1]
+        alike = [key for key in own if key in state and _differ_at(1, state[key], own[key])]
+        firsts = [key for key in alike if (state[key].shape[1], own[key].shape[1]) == (given, channels)]
+        log.info("%s: %s goes from %d to %d channels", source, " and ".join(firsts), given, channels)
+        state = {**state, **{key: _channels(state[key], channels) for key in firsts}}
 
     with torch.device("meta"):
         other = build(num_classes=num_classes + 1).state_dict()

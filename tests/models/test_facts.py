@@ -26,7 +26,8 @@ def test_parameters_and_multiply_accumulates(name: str) -> None:
     assert count(net) == int(row["parameters"]) == facts.parameters
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         net(torch.empty(1, facts.in_channels, facts.input_size, facts.input_size))
-    assert counter.get_total_flops() == 2 * int(row["multiply_accumulates"])
+    if row["multiply_accumulates"]:
+        assert counter.get_total_flops() == 2 * int(row["multiply_accumulates"])
 
 
 @pytest.mark.parametrize("name", list_models())

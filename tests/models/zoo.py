@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model, info, list_models
 
@@ -13,6 +14,7 @@ ONE_PER_FAMILY = [
     "lenet5",
     "alexnet",
     "zfnet_fig3",
+    "nin_cifar",
     "vgg11_bn",
     "googlenet",
     "resnet18",
@@ -35,6 +37,13 @@ def on_meta(name: str, **arguments: object) -> nn.Module:
     """The network without its numbers: shapes only, nothing computed."""
     with torch.device("meta"):
         return create_model(name, **{"in_channels": info(name).in_channels, **arguments})
+
+
+def shapes(name: str, nodes: list[str], *, side: int | None = None, **arguments: object) -> list[tuple[int, ...]]:
+    """What the layers `nodes` give for one image of the native size: (C, H, W), or (C,) of a vector."""
+    net, side = on_meta(name, **arguments).eval(), side or info(name).input_size
+    maps = create_feature_extractor(net, nodes)(torch.empty(1, info(name).in_channels, side, side, device="meta"))
+    return [tuple(maps[node].shape[1:]) for node in nodes]
 
 
 def smallest(name: str, **arguments: object) -> tuple[nn.Module, int]:

@@ -1,0 +1,136 @@
+"""Network in Network, after Lin, Chen and Yan (2013, arXiv 1312.4400).
+
+Figure 2: convolutions, each followed by two of 1 x 1 that are a small perceptron at every place (mlpconv, section 3.1),
+and a global average of as many maps as there are classes (section 3.2) in place of fully connected layers. The paper
+leaves the widths open; `nin_cifar` has those of the authors' own configuration for CIFAR-10 (cuda-convnet),
+`nin_imagenet` those of their Caffe model. As there, pools round up, and a rectifier stands between the last
+convolution and the average.
+
+Departure: He initialization, and in the last convolution N(0, 0.01) with biases of one, instead of N(0, 0.05).
+
+`nin_cifar` has one form. The small form of `nin_imagenet` is ours, for the field has none: its first convolution is 3 x
+3 and steps by 1.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from cnnzoo.models.layers import init_rectifier
+from cnnzoo.models.registry import Accuracy, Info, Paper, register
+
+PAPER = Paper("Network In Network", 2013, "1312.4400")
+
+
+class Mlpconv(NamedTuple):
+    """(N, in, H, W) -> (N, widths[-1], H/stride, W/stride): a convolution to widths[0] maps, and the 1 x 1 after it."""
+
+    widths: tuple[int, ...]
+    kernel_size: int
+    padding: int
+    stride: int = 1
+
+    def layers(self, in_channels: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for i, width in enumerate(self.widths):
+            shape = (self.kernel_size, self.stride, self.padding) if i == 0 else (1,)
+            layers += [nn.Conv2d(in_channels, width, *shape), nn.ReLU(inplace=True)]
+            in_channels = width
+        return nn.Sequential(*layers)
+
+
+# the last 1 x 1 of the last block, which has a map for each class, is the classifier's
+CIFAR = (Mlpconv((192, 160, 96), 5, 2), Mlpconv((192, 192, 192), 5, 2), Mlpconv((192, 192), 3, 1))
+IMAGENET = (
+    Mlpconv((96, 96, 96), 11, 0, stride=4),
+    Mlpconv((256, 256, 256), 5, 2),
+    Mlpconv((384, 384, 384), 3, 1),
+    Mlpconv((1024, 1024), 3, 1),
+)
+
+
+class NiN(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes). A pool stands between blocks, then dropout where `dropped` says."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        *,
+        blocks: tuple[Mlpconv, ...] = CIFAR,
+        dropped: tuple[bool, ...] = (True, True),
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = in_channels
+        for i, block in enumerate(blocks):
+            if i > 0:
+                layers.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))
+                if dropped[i - 1]:
+                    layers.append(nn.Dropout(dropout))
+            layers.append(block.layers(width))
+            width = block.widths[-1]
+        self.num_features = width
+        self.features = nn.Sequential(*layers)
+        last = nn.Conv2d(width, num_classes, kernel_size=1)
+        self.classifier = nn.Sequential(last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        init_rectifier(self)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.ones_(
+            self.get_parameter("classifier.0.bias")
+        )  # a class whose map the rectifier silences for all images never comes back
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) -> (N, num_features, H/4, W/4), the last feature map.
+
+        nin_imagenet: H/32, small H/8.
+        """
+        return self.features(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.forward_features(x))
+
+
+class NiNImageNet(NiN):
+    """(N, in_channels, H, W) -> (N, num_classes)."""
+
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, *, stem: str = "native", dropout: float = 0.5
+    ) -> None:
+        first, *others = IMAGENET
+        if stem == "small":
+            first = Mlpconv(first.widths, 3, 1)
+        super().__init__(
+            num_classes, in_channels, blocks=(first, *others), dropped=(False, False, True), dropout=dropout
+        )
+
+
+register(
+    Info(
+        name="nin_cifar",
+        family="nin",
+        paper=PAPER,
+        parameters=966_986,
+        multiply_accumulates=222_486_528,
+        num_classes=10,
+        input_size=32,
+        min_size=4,
+        accuracy=Accuracy(0.9119, None, "the paper's Table 1, CIFAR-10 test, trained on shifted and flipped images"),
+    ),
+    NiN,
+)
+register(
+    Info(
+        name="nin_imagenet",
+        family="nin",
+        paper=PAPER,
+        parameters=7_595_176,
+        multiply_accumulates=1_100_188_800,
+        min_size=39,
+        small_min_size=8,
+        accuracy=Accuracy(0.5936, None, "the authors' model in the Caffe zoo, ImageNet val of 2012"),
+    ),
+    NiNImageNet,
+)

@@ -1,0 +1,84 @@
+"""torch.hub finds every name of the zoo, tells its facts and builds it, with nothing but torch and torchvision."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnzoo.models import info, list_models
+
+ROOT = Path(__file__).parent.parent
+
+
+REPOSITORY = "somebody/cnnzoo"
+
+
+@pytest.fixture
+def cloned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.hub.list` and `help` know repositories alone; let this one be in their cache."""
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *args, **kwargs: str(ROOT))
+
+
+def load(name: str, **arguments: object) -> torch.nn.Module:
+    return torch.hub.load(str(ROOT), name, source="local", **arguments)
+
+
+@pytest.mark.usefixtures("cloned")
+def test_lists_the_names_and_nothing_else() -> None:
+    assert sorted(torch.hub.list(REPOSITORY, trust_repo=True)) == sorted(list_models())
+
+
+@pytest.mark.usefixtures("cloned")
+def test_help_tells_the_facts() -> None:
+    for name in list_models():
+        text, facts = torch.hub.help(REPOSITORY, name, trust_repo=True), info(name)
+        assert text.startswith(f'{name}, of "{facts.paper.title}" ({facts.paper.year}'), name
+        assert f"{facts.parameters:,} parameters" in text, name
+        assert f"(N, {facts.in_channels}, {facts.input_size}, {facts.input_size})" in text, name
+        assert facts.accuracy is None or facts.accuracy.source in text, name
+        assert all(f"'{member}'" in text for member in facts.weights), name
+        assert ("'DEFAULT'" in text) == bool(facts.weights), name
+        assert ('"small"' in text) == (facts.small_min_size is not None), name
+
+
+EVERY = [pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models()]
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet50", "fractalnet20", *EVERY])
+def test_builds_every_name(name: str) -> None:
+    with torch.device("meta"):
+        net = load(name, in_channels=info(name).in_channels)
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == info(name).parameters
+
+
+def test_arguments_pass_through(tmp_path: Path) -> None:
+    net = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4)
+    assert net(torch.randn(2, 1, 16, 16)).shape == (2, 7)
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    file = str(tmp_path / "weights.pth")
+    again = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4, weights=file)
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in net.state_dict().items())
+    with pytest.raises(ValueError, match="IMAGENET1K_V9"):
+        load("resnet18", weights="IMAGENET1K_V9")
+
+
+def test_needs_neither_lightning_nor_hydra(tmp_path: Path) -> None:
+    """From another directory, in a process where the packages of the jobs can't be imported."""
+    script = """
+import sys
+for package in ("hydra", "omegaconf", "pytorch_lightning", "lightning", "torchmetrics", "tensorboard", "sklearn"):
+    sys.modules[package] = None
+import torch
+net = torch.hub.load(sys.argv[1], "lenet5", source="local", in_channels=1, num_classes=7)
+torch.save(net.state_dict(), "weights.pth")
+torch.hub.load(sys.argv[1], "lenet5", source="local", in_channels=1, num_classes=7, weights="weights.pth")
+print(sum(p.numel() for p in net.parameters()))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", script, str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 61_706 - 3 * 85
