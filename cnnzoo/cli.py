@@ -30,7 +30,6 @@ from cnnzoo.errors import UserError, unknown
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "csv", "picture")
 """Their values are paths: taken literally, `~` expanded."""
-"""Their values are paths: taken literally, `~` expanded."""
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
 

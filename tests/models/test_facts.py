@@ -7,7 +7,7 @@ from torchvision.models import get_model_weights
 
 from cnnzoo.models import info, list_models
 
-from .zoo import names, on_meta, rows
+from .zoo import ONE_PER_FAMILY, names, on_meta, rows
 
 
 def row_of(name: str) -> dict[str, str]:
@@ -17,6 +17,12 @@ def row_of(name: str) -> dict[str, str]:
 
 def count(net: torch.nn.Module) -> int:
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def test_the_zoo_is_whole() -> None:
+    assert {row["name"] for row in rows()} == set(list_models())
+    assert {info(name).family for name in ONE_PER_FAMILY} == {row["family"] for row in rows()}
+    assert len(ONE_PER_FAMILY) == 13
 
 
 @pytest.mark.parametrize("name", names())

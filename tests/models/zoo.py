@@ -18,6 +18,10 @@ ONE_PER_FAMILY = [
     "vgg11_bn",
     "googlenet",
     "resnet18",
+    "wrn_16_8",
+    "resnext50_32x4d",
+    "resnet110_stochastic_depth",
+    "fractalnet20",
     "densenet121",
     "squeezenet1_1",
 ]
@@ -54,6 +58,6 @@ def smallest(name: str, **arguments: object) -> tuple[nn.Module, int]:
 
 
 def rows() -> list[dict[str, str]]:
-    """The rows of tests/zoo.csv whose name is registered."""
+    """The rows of tests/zoo.csv."""
     with (Path(__file__).parents[1] / "zoo.csv").open() as file:
-        return [row for row in csv.DictReader(file) if row["name"] in list_models()]
+        return list(csv.DictReader(file))
