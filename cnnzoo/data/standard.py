@@ -4,6 +4,7 @@ Torchvision's data sets are imported when there is something to download or to r
 """
 
 import logging
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SIZES = {  # Imagenette's: folder, MB to download, and image size, for the small
 log = logging.getLogger(__name__)
 
 
-class _Pixels:
+class _Pixels(ABC):
     """A small set with a published test split; a tenth of its training images is val, by `split_seed`.
 
     `root` is a directory in torchvision's layout (None: `default_root`). Building one makes sure that the set is there,
@@ -60,9 +61,9 @@ class _Pixels:
         """Whether all files are there."""
         return all((root / self.folder / file).is_file() for file in self.files)
 
+    @abstractmethod
     def archives(self) -> tuple[str, dict[str, str]]:
         """Torchvision's address, and MD5 of each archive."""
-        raise NotImplementedError
 
     def download(self, into: Path) -> None:
         """As torchvision does."""
@@ -74,8 +75,9 @@ class _Pixels:
 
         return getattr(datasets, self.torchvision)
 
+    @abstractmethod
     def _intact(self, file: str) -> bool:
-        raise NotImplementedError
+        """Whether one of `files` is whole."""
 
     def _read(self, *, train: bool) -> dict[str, Split]:
         try:
