@@ -79,6 +79,7 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled
         channels=settled.channels,
         mean=published.mean if published else None,
         std=published.std if published else None,
+        eval_resize=published.resize / published.image_size if published else None,
     )
     args = OmegaConf.to_container(cfg.args, resolve=True)
     assert isinstance(args, dict)

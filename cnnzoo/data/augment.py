@@ -69,7 +69,8 @@ class Augment:
     - "padded": the shorter side to the image size, black margins of `padding` times the image size, a window anywhere;
     - "random_resized": a window of `scale` of the image's area and an aspect of `ratio`, brought to the image size.
     `flip` is the probability of mirroring left to right. Evaluation resizes the shorter side to `eval_resize` times the
-    image size and takes the centre. All resizing is bilinear and antialiased.
+    image size and takes the centre; None is 256/224 after training on random-resized windows, which show things larger,
+    else 1. All resizing is bilinear and antialiased.
 
     Then, for training: `auto` "randaugment" (`operations` of them at `magnitude`, 0 to 30) or "trivialaugment" (one, at
     any magnitude); `color_jitter`, the greatest change of brightness, contrast, saturation and hue (at most 0.5), in an
@@ -90,7 +91,7 @@ class Augment:
     erase: float = 0.0
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
-    eval_resize: float = 1.0
+    eval_resize: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -119,7 +120,8 @@ class Augment:
         _within("flip", self.flip, 0, 1)
         _within("erase", self.erase, 0, 1)
         _within("padding", self.padding, 0, 1)
-        _within("eval_resize", self.eval_resize, 1, 8)
+        if self.eval_resize is not None:
+            _within("eval_resize", self.eval_resize, 1, 8)
         if self.std is not None and min(self.std, default=0) <= 0:
             raise UserError(f"augment.std={list(self.std)}: every number must be above 0, as pixels are divided by it")
 
@@ -135,6 +137,13 @@ class Augment:
         resized, windows = self._crop(chance, sizes, image_size)
         flips = chance([FLIP])[:, 0] < self.flip
         return Draw(resized, windows, flips, image_size, **self._rest(chance, image_size))
+
+    @property
+    def evaluation_resize(self) -> float:
+        """`eval_resize`, or what stands for None."""
+        if self.eval_resize is not None:
+            return self.eval_resize
+        return 256 / 224 if self.crop == "random_resized" else 1.0
 
     def for_evaluation(self, sizes: Ints, image_size: int) -> Draw:
         """Parameters for images of `sizes` (N, 2) that are evaluated: nothing is left to chance."""
@@ -174,7 +183,7 @@ class Augment:
 
     def _center(self, sizes: Ints, image_size: int) -> tuple[Ints, Ints]:
         """(resized, windows): the shorter side to `eval_resize` times the image size, and the centre of that."""
-        resized = shorter_side_to(sizes, round(self.eval_resize * image_size))
+        resized = shorter_side_to(sizes, round(self.evaluation_resize * image_size))
         corners = np.rint((resized - image_size) / 2).astype(np.int64)
         return resized, np.hstack([corners, np.full_like(corners, image_size)])
 

@@ -94,14 +94,23 @@ class DataModule(pl.LightningDataModule):
         channels: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        eval_resize: float | None = None,
     ) -> None:
-        """Decide what the net is given. `mean` and `std`, of pixels 0 to 1: None takes the augmentation's or data's.
+        """Decide what the net is given.
 
-        Statistics of three channels are averaged for one, those of one repeated for three.
+        `mean` and `std`, of pixels 0 to 1, and `eval_resize` are what pretrained weights were trained with; what the
+        augmentation was given goes before them, and the data's statistics stand in where there are neither. Statistics
+        of three channels are averaged for one, those of one repeated for three.
         """
         self.settled_image_size, self.settled_channels = image_size, channels
-        self.settled_mean = _per_channel("mean", mean or self.augment.mean or self.source.mean, channels)
-        self.settled_std = _per_channel("std", std or self.augment.std or self.source.std, channels)
+        self.settled_mean = _per_channel("mean", self.augment.mean or mean or self.source.mean, channels)
+        self.settled_std = _per_channel("std", self.augment.std or std or self.source.std, channels)
+        self.settled_augment = replace(
+            self.augment,
+            mean=self.settled_mean,
+            std=self.settled_std,
+            eval_resize=self.augment.eval_resize or eval_resize,
+        )
         self.settled = True
         self._close()  # loaders made for another size
         self._stores = {}
@@ -111,7 +120,7 @@ class DataModule(pl.LightningDataModule):
         """What inference needs, as plain values: `Preprocess(**values)` does to an image what evaluation does."""
         return {
             "image_size": self.settled_image_size,
-            "eval_resize": self.augment.eval_resize,
+            "eval_resize": self.settled_augment.evaluation_resize,
             "channels": self.settled_channels,
             "mean": list(self.settled_mean),
             "std": list(self.settled_std),
@@ -188,7 +197,7 @@ class DataModule(pl.LightningDataModule):
             self._loaders[name] = self.loader(
                 split,
                 order,
-                augment=replace(self.augment, mean=self.settled_mean, std=self.settled_std),
+                augment=self.settled_augment,
                 train=train,
                 image_size=self.settled_image_size,
                 channels=self.settled_channels,

@@ -140,7 +140,8 @@ def test_the_centre_is_rounded_as_torchvision_does(size):
 def test_evaluation_leaves_nothing_to_chance():
     draw = Augment(crop="random_resized", flip=1.0).for_evaluation(sizes(50, 40, 3), 32)
     assert not draw.flips.any()
-    assert draw.windows.tolist() == [[4, 0, 32, 32]] * 3
+    assert draw.resized.tolist() == [[46, 37]] * 3  # the shorter side at 256/224 of 32
+    assert draw.windows.tolist() == [[7, 2, 32, 32]] * 3
 
 
 @pytest.mark.parametrize("size", [(37, 91), (91, 37), (50, 50), (224, 225), (3, 1000)])

@@ -122,9 +122,29 @@ def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
     data.settle(image_size=16, channels=1)
     assert (data.settled_mean, data.settled_std) == ((0.5,), (0.25,))
     data.settle(image_size=16, channels=1, mean=[0.4], std=[0.3])
+    assert (data.settled_mean, data.settled_std) == ((0.5,), (0.25,))  # what was typed goes first
+    data = DataModule(Digits)
+    data.settle(image_size=16, channels=1, mean=[0.4], std=[0.3])
     assert (data.settled_mean, data.settled_std) == ((0.4,), (0.3,))
     with pytest.raises(UserError, match=r"augment.std=.*2 numbers for 3 channel"):
         data.settle(image_size=16, channels=3, std=[0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("augment", "weights", "found"),
+    [
+        (Augment(), None, 1.0),
+        (Augment(crop="random_resized"), None, 256 / 224),
+        (Augment(crop="random_resized"), 232 / 224, 232 / 224),
+        (Augment(eval_resize=1.5), 232 / 224, 1.5),
+    ],
+)
+def test_how_much_is_cut_off_in_evaluation(augment, weights, found):
+    data = DataModule(Digits, augment=augment)
+    data.settle(image_size=16, channels=1, eval_resize=weights)
+    assert data.preprocess["eval_resize"] == found
+    data.settle(image_size=16, channels=1)
+    assert data.preprocess["eval_resize"] == (found if augment.eval_resize else augment.evaluation_resize)
 
 
 def test_preprocess_is_plain_and_does_what_evaluation_does():
