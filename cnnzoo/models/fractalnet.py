@@ -5,7 +5,8 @@ five blocks of three columns, `fractalnet40` five of four. As in the authors' ge
 convolution, dropout, batch norm, rectifier, and at the end of a block every column is pooled before they are joined.
 
 Departures: convolutions have no bias and batch norm has scale and shift, where the authors' Caffe has it the other way
-round; the last map is averaged, so that images larger than 32 x 32 fit (at 32 it is 1 x 1 already).
+round; batch norm is one for all paths, where the authors' generator gives the columns of global drop-path their own;
+the last map is averaged, so that images larger than 32 x 32 fit (at 32 it is 1 x 1 already).
 
 What local drop-path drops is computed and has weight 0 in the join; under global drop-path one column alone is
 computed, which saves the others' time, and the parameters of the others get gradients of zero, so that weight decay and
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cnnzoo.errors import UserError
 from cnnzoo.models.layers import Dropped
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
@@ -135,6 +137,9 @@ class FractalNet(nn.Module):
         pool_last: bool = True,
     ) -> None:
         super().__init__()
+        for argument, share in (("drop_path", drop_path), ("global_share", global_share)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{argument}={share}: expected 0 to 1")
         self.drop_path, self.global_share = drop_path, global_share
         self.first = nn.Identity() if first is None else first
         pools = [True] * (len(widths) - 1) + [pool_last]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from cnnzoo.errors import UserError
 from cnnzoo.models import create_model
 from cnnzoo.models.fractalnet import FractalBlock, FractalNet, draw_paths, ends
 
@@ -177,6 +178,12 @@ def test_expectation_of_a_join_is_the_mean_of_evaluation() -> None:
     for weights in (local(0.15)[:, -1], local(0.7)[:, -1], batches(0.15, 0.5)[:, 0, -1]):
         bound = 4 * (1 / 4 * 3 / 4 / len(weights)) ** 0.5
         torch.testing.assert_close(weights.mean(0), torch.full((4,), 1 / 4), atol=bound, rtol=0)
+
+
+@pytest.mark.parametrize("argument", ["drop_path", "global_share"])
+def test_a_share_beyond_1_is_an_error(argument: str) -> None:
+    with pytest.raises(UserError, match=f"{argument}=1.5: expected 0 to 1"):
+        small(**{argument: 1.5})
 
 
 def test_evaluation_draws_nothing() -> None:
