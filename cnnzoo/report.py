@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,7 @@ def result(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
 def once_more(run_dir: Path) -> str:
     """The command that gave this run, less what must differ in the next one."""
     words = [str(word) for word in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
+    words = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", word) for word in words]  # paths, as they were typed
     keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights="))]
     return " ".join(["python", "train.py", *keep])
 
