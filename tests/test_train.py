@@ -208,7 +208,7 @@ def test_a_bad_value_in_the_shell_is_one_line_and_exit_code_1(shell, tmp_path):
     words = ("model.name=resnet19", f"run_dir={tmp_path / 'run'}")
     done = shell(*words)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: unknown model 'resnet19': did you mean resnet18, resnet152, resnet101?\n"
+    assert done.stderr == "error: unknown model 'resnet19': did you mean resnet18, resnet152, resnet110?\n"
     assert "Traceback" in shell(*words, HYDRA_FULL_ERROR="1").stderr
 
 

@@ -57,7 +57,7 @@ def loader_of():
 
     def make(split, batch_size=4, *, crop="random_resized", train=True, seed=0, image_size=16, channels=3, **options):
         order = Order(len(split), batch_size, seed=seed, train=train)
-        augment = Augment(crop=crop, flip=0.5)
+        augment = Augment(crop=crop, flip=0.5, eval_resize=1.0)
         made.append(
             TorchLoader(
                 split,
@@ -75,6 +75,7 @@ def loader_of():
     yield make
     for loader in made:
         loader.close()
+    ended(threads())
 
 
 def ended(found):
