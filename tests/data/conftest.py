@@ -1,9 +1,15 @@
-"""Folders of images, made on the spot."""
+"""Folders of images, made on the spot, and loaders of them."""
 
 from pathlib import Path
 
 import pytest
+from crews import ended, threads
 from made_images import save
+
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.order import Order
+from cnnzoo.data.sources import Folder
+from cnnzoo.data.torch_loader import TorchLoader
 
 
 @pytest.fixture
@@ -18,3 +24,41 @@ def tree(tmp_path: Path):
         return tmp_path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twenty images of five sizes, as a split of files."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(20):
+        save(root / "train" / "ab"[number % 2] / f"{number}.png", 18 + 4 * (number % 5), 22)
+        save(root / "val" / "ab"[number % 2] / f"{number}.png")
+    return Folder(str(root)).split("train")
+
+
+@pytest.fixture
+def loader_of():
+    """A function that makes a loader; the loaders' workers end with the test."""
+    made = []
+
+    def make(split, batch_size=4, *, crop="random_resized", train=True, seed=0, image_size=16, channels=3, **options):
+        order = Order(len(split), batch_size, seed=seed, train=train)
+        augment = Augment(crop=crop, flip=0.5, eval_resize=1.0)
+        made.append(
+            TorchLoader(
+                split,
+                order,
+                augment=augment,
+                train=train,
+                image_size=image_size,
+                channels=channels,
+                seed=seed,
+                **options,
+            )
+        )
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()
+    ended(threads())

@@ -5,97 +5,22 @@ import multiprocessing
 import os
 import pickle
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from made_images import save
+from crews import CREWS, NOBODY, ended, epoch_of, every_crew, same, threads, workers
 
 from cnnzoo.data import batches, torch_loader
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.order import Order
 from cnnzoo.data.preprocess import Preprocess, normalize
-from cnnzoo.data.sources import Folder, Synthetic
+from cnnzoo.data.sources import Synthetic
 from cnnzoo.data.split import Split
 from cnnzoo.data.torch_loader import TorchLoader
 from cnnzoo.errors import UserError
 
 CROPS = ["center", "padded", "random_resized"]
-NOBODY = {"workers": 0}
-CREWS = [
-    {"workers": 1, "kind": "threads"},
-    {"workers": 2, "kind": "threads"},
-    {"workers": 1, "kind": "processes"},
-    {"workers": 2, "kind": "processes"},
-]
-every_crew = pytest.mark.parametrize("crew", [NOBODY, *CREWS], ids=lambda crew: "-".join(map(str, crew.values())))
-
-
-def threads():
-    return {thread for thread in threading.enumerate() if thread.name.startswith("cnnzoo-loader")}
-
-
-def workers():
-    return [*multiprocessing.active_children(), *threads()]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Twenty images of five sizes, as a split of files."""
-    root = tmp_path_factory.mktemp("images")
-    for number in range(20):
-        save(root / "train" / "ab"[number % 2] / f"{number}.png", 18 + 4 * (number % 5), 22)
-        save(root / "val" / "ab"[number % 2] / f"{number}.png")
-    return Folder(str(root)).split("train")
-
-
-@pytest.fixture
-def loader_of():
-    """A function that makes a loader; the loaders' workers end with the test."""
-    made = []
-
-    def make(split, batch_size=4, *, crop="random_resized", train=True, seed=0, image_size=16, channels=3, **options):
-        order = Order(len(split), batch_size, seed=seed, train=train)
-        augment = Augment(crop=crop, flip=0.5, eval_resize=1.0)
-        made.append(
-            TorchLoader(
-                split,
-                order,
-                augment=augment,
-                train=train,
-                image_size=image_size,
-                channels=channels,
-                seed=seed,
-                **options,
-            )
-        )
-        return made[-1]
-
-    yield make
-    for loader in made:
-        loader.close()
-    ended(threads())
-
-
-def ended(found):
-    """Wait for workers that were told to end; a thread first ends the batch that it is at."""
-    for worker in found:
-        worker.join(10)
-        assert not worker.is_alive()
-
-
-def epoch_of(loader, epoch=0):
-    loader.sampler.set_epoch(epoch)
-    batches = [(images.clone(), labels) for images, labels in loader]
-    assert len(batches) == len(loader)
-    return batches
-
-
-def same(first, second):
-    return len(first) == len(second) and all(
-        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True)
-    )
 
 
 def pixels(images=60):
@@ -267,69 +192,6 @@ def test_spawned_workers_give_the_same(loader_of, files):
 
 def test_what_workers_are_given_is_small(files, loader_of):
     assert len(pickle.dumps(loader_of(files)._batches)) < 10_000
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    """A function: a split of eight JPEGs of which one is damaged, and that one's path."""
-
-    def make(damage):
-        for number in range(8):
-            path = save(tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg", 60, 60)
-            save(tmp_path / "val" / "a" / f"{number}.jpg")
-        whole = path.read_bytes()
-        split = Folder(str(tmp_path)).split("train")
-        middle = len(whole) // 2
-        if damage == "gone":
-            path.unlink()
-        else:
-            damages = {"cut": whole[:middle], "empty": b"", "text": b"text"}
-            damages["middle"] = whole[:middle] + bytes(200) + whole[middle + 200 :]
-            path.write_bytes(damages[damage])
-        return split, str(path)
-
-    return make
-
-
-@every_crew
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "gone", "middle"])
-def test_a_file_that_cannot_be_read_is_named(damaged, loader_of, crew, damage):
-    split, path = damaged(damage)
-    said = rf"^{path}: cannot be read: .+; mend the file, remove it, or type data.on_bad_file=skip$"
-    with pytest.raises(UserError, match=said) as caught:
-        epoch_of(loader_of(split, 8, **crew))
-    assert "\n" not in str(caught.value)
-
-
-@every_crew
-def test_a_bad_file_can_be_skipped(damaged, loader_of, crew, caplog):
-    split, path = damaged("middle")
-    bad = next(n for n in range(8) if split.path(n) == path)
-    split = replace(split, labels=np.arange(8))
-    options = {**crew, "on_bad_file": "skip", "image_size": 8}
-
-    loader = loader_of(split, 8, train=False, **options)
-    for epoch in (0, 1):
-        ((images, labels),) = epoch_of(loader, epoch)
-        assert labels.tolist() == [n for n in range(8) if n != bad]
-        assert len(images) == 7
-    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [path]  # once
-
-    loader = loader_of(split, 8, **options)
-    (order,) = list(loader.sampler)
-    ((images, labels),) = epoch_of(loader)
-    at = order.tolist().index(bad)
-    following = order.tolist()[(at + 1) % 8]
-    assert labels.tolist() == [following if n == bad else n for n in order.tolist()]
-    assert torch.equal(images[at], images[(at + 1) % 8])
-
-
-def test_nothing_but_bad_files(damaged, loader_of):
-    split, path = damaged("text")
-    bad = next(n for n in range(8) if split.path(n) == path)
-    alone = Split(split.labels[[bad]], paths=split.paths[[bad]])
-    with pytest.raises(UserError, match=f"no file of a whole batch can be read, {path} for one"):
-        epoch_of(loader_of(alone, 1, on_bad_file="skip", **NOBODY))
 
 
 def test_waiting_is_counted(loader_of, files, monkeypatch):
