@@ -72,7 +72,7 @@ def test_levels_open_and_close(show):
     assert row(page, "layer3.5")[:3] == ["layer3.5", "Bottleneck", "1024x14x14"]
     page = show("model=resnet", "model.name=resnet50", "depth=all")
     assert row(page, "layer1.0.downsample.0")[1:5] == ["conv", "1x1,", "256", "256x56x56"]
-    assert row(page, "layer3.5.add") == ["layer3.5.add", "add", "1024x14x14", "784.0"]
+    assert row(page, "layer3.5.add") == ["layer3.5.add", "add", "1024x14x14"]  # in place: nothing new
     assert page == show("model=resnet", "model.name=resnet50", "depth=99")
     assert "conv 7x7/2 p3, 64 + batch norm + relu" in show("model=googlenet")
 

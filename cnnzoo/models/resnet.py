@@ -73,7 +73,9 @@ class BasicBlock(nn.Module):
         return self.bn2(self.conv2(out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(self.residual(x) + (x if self.downsample is None else self.downsample(x)))
+        out = self.residual(x)
+        out += x if self.downsample is None else self.downsample(x)  # in place: nobody else sees it
+        return self.relu(out)
 
 
 class Bottleneck(nn.Module):
@@ -114,7 +116,9 @@ class Bottleneck(nn.Module):
         return self.bn3(self.conv3(out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(self.residual(x) + (x if self.downsample is None else self.downsample(x)))
+        out = self.residual(x)
+        out += x if self.downsample is None else self.downsample(x)  # in place: nobody else sees it
+        return self.relu(out)
 
 
 class ResNet(nn.Module):
