@@ -78,9 +78,8 @@ class NiN(nn.Module):
         self.classifier = nn.Sequential(last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         init_rectifier(self)
         nn.init.normal_(last.weight, std=0.01)
-        nn.init.ones_(
-            self.get_parameter("classifier.0.bias")
-        )  # a class whose map the rectifier silences for all images never comes back
+        # biases of one: a class whose map the rectifier silences for all images never comes back
+        nn.init.ones_(self.get_parameter("classifier.0.bias"))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) -> (N, num_features, H/4, W/4), the last feature map.

@@ -9,6 +9,9 @@ from cnnzoo.models import create_model, info
 
 from .zoo import names, on_meta, smallest
 
+# the paper's initialization is so small that all images first get nearly the same logits
+NEARLY_ALIKE = {"lenet5_paper": (1e-5, 5e-4)}
+
 # the arguments with which families that drop layers by chance drop none: what is dropped has a gradient of zero
 NOTHING_DROPPED = {
     "fractalnet": {"drop_path": 0.0, "global_share": 0.0},
@@ -46,7 +49,8 @@ def test_one_image(name: str) -> None:
         whole, one = net.eval()(images), net(images[1:2])
     assert one.shape == (1, 10)
     torch.testing.assert_close(one, whole[1:2], rtol=5e-3, atol=1e-3)
-    assert not torch.allclose(whole[0], whole[1], rtol=1e-5, atol=5e-4)  # it looks at the image
+    rtol, atol = NEARLY_ALIKE.get(name, (1e-2, 1e-3))
+    assert not torch.allclose(whole[0], whole[1], rtol=rtol, atol=atol)  # it looks at the image
 
 
 @pytest.mark.parametrize("stem", ["native", "small"])
