@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,8 +15,11 @@ from cnnzoo.data.operate import operate
 
 Pixels = npt.NDArray[np.uint8]
 
-# The cache's memory is mapped read-only, and nothing here writes to what it is given.
-warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+with warnings.catch_warnings():
+    # The cache's memory is mapped read-only, and nothing here writes to what it is given. Torch warns of that once in a
+    # process: here, where nobody hears it. A filter would be undone by whoever restores the filters of before.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"0", np.uint8))
 
 
 def execute(frames: Pixels, draw: Draw) -> Tensor:
@@ -25,39 +29,54 @@ def execute(frames: Pixels, draw: Draw) -> Tensor:
     """
     if not (draw.windows[:, 2:] == draw.image_size).all():
         return execute_each(frames, draw, frames.shape[-1])
-    images = torch.from_numpy(_cut(resized(frames, *draw.resized[0]), draw.windows[:, :2], draw.image_size))
-    images = images.permute(0, 3, 1, 2)
-    if draw.flips.any():
-        which = torch.from_numpy(np.flatnonzero(draw.flips))
-        images[which] = images[which].flip(3)
-    return operate(images, draw)
+    images = _cut(resized(frames, *draw.resized[0]), draw.windows[:, :2], draw.image_size)
+    turned = np.flatnonzero(draw.flips)
+    if len(turned):
+        rows = images[turned].reshape(-1, *images.shape[2:])  # of all these images, as if of one
+        images[turned] = cv2.flip(rows, 1).reshape(len(turned), *images.shape[1:])
+    return operate(torch.from_numpy(images).permute(0, 3, 1, 2), draw)
 
 
 def execute_each(frames: Iterable[Pixels | None], draw: Draw, channels: int) -> Tensor:
     """Images (H, W, C) of any sizes, in turn, as `execute`; where there is None, a row of the tensor means nothing."""
     side, count = draw.image_size, len(draw.flips)
-    images = torch.empty(count, side, side, channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+    images = np.empty((count, side, side, channels), np.uint8)
     shapes, windows, flips = draw.resized.tolist(), draw.windows.tolist(), draw.flips.tolist()
     for n, frame in enumerate(frames):
         if frame is None:
             continue
-        whole = resized(frame[None], *shapes[n])
+        height, width = shapes[n]
+        whole = frame if frame.shape[:2] == (height, width) else resized(frame[None], height, width)[0]
         top, left, height, width = windows[n]
+        image = images[n]
         if height == width == side:
-            window = _cut(whole, draw.windows[n : n + 1, :2], side)
+            image[...] = _cut(whole[None], draw.windows[n : n + 1, :2], side)[0]
         else:
-            window = resized(whole[:, top : top + height, left : left + width], side, side)
-        image = torch.from_numpy(window).permute(0, 3, 1, 2)
-        images[n : n + 1] = image.flip(3) if flips[n] else image
-    return operate(images, draw)
+            _fit(whole[top : top + height, left : left + width], image)
+        if flips[n]:
+            cv2.flip(image, 1, image)
+    return operate(torch.from_numpy(images).permute(0, 3, 1, 2), draw)
+
+
+def _fit(window: Pixels, image: Pixels) -> None:
+    """(H, W, C) into (side, side, C), as `resized` but for rounding."""
+    side = len(image)
+    if window.shape[0] <= side and window.shape[1] <= side:  # grows, where antialiasing changes nothing
+        cv2.resize(window, (side, side), image, interpolation=cv2.INTER_LINEAR)
+    else:
+        images = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+        windows = torch.from_numpy(window)[None].permute(0, 3, 1, 2)
+        torch.ops.aten._upsample_bilinear2d_aa.out(windows, (side, side), False, out=images)
 
 
 def _cut(frames: Pixels, corners: npt.NDArray[np.int64], side: int) -> Pixels:
     """Square windows of `side` out of (N, H, W, C), black outside it: (N, side, side, C), gathered in one go."""
-    count, _, _, channels = frames.shape
+    count, height, width, channels = frames.shape
     margin = max(0, -int(corners.min()), int((corners + side - frames.shape[1:3]).max()))
     if margin:
-        frames = np.pad(frames, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        wide = np.zeros((count, height + 2 * margin, width + 2 * margin, channels), np.uint8)
+        wide[:, margin : margin + height, margin : margin + width] = frames
+        frames = wide
     rows = np.ascontiguousarray(frames).reshape(count, frames.shape[1], -1)  # (N, H, W * C)
     views = np.lib.stride_tricks.sliding_window_view(rows, (side, side * channels), axis=(1, 2))
     top, left = corners.T + margin
@@ -68,6 +87,8 @@ def resized(frames: Pixels, height: int, width: int) -> Pixels:
     """(N, H, W, C) to (N, height, width, C), bilinear, antialiased."""
     if frames.shape[1:3] == (height, width):
         return frames
-    images = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    # NumPy's own [None] would give the axis a stride of 0, which torch does not take for channels last: 5 times slower.
+    images = torch.from_numpy(frames[0])[None] if len(frames) == 1 else torch.from_numpy(frames)
+    images = images.permute(0, 3, 1, 2)
     images = F.interpolate(images, (int(height), int(width)), mode="bilinear", antialias=True, align_corners=False)
     return images.permute(0, 2, 3, 1).numpy()

@@ -23,7 +23,7 @@ from cnnzoo.errors import UserError
 
 AT_ONCE = 32  # files that a thread takes at a time
 READERS = 4  # threads per core, for reading: most of them wait for the disk
-QUALITY = 90  # of the JPEGs that `resize` makes
+QUALITY, SAMPLING = 90, "420"  # of the JPEGs that `resize` makes; Pillow would halve the colours so, too
 RESERVE = 0.05  # of the machine's memory: filling ends where less is left, whatever the budget
 LOOKED = 64 * 2**20  # bytes between two looks at what is left
 NAMED = 10  # bad files that an error names; the log names all
@@ -133,7 +133,7 @@ class Filling:
         height, width = pixels.shape[:2]
         data: bytes | Pixels = pixels
         if self.channels is None:
-            data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=QUALITY, colorspace="RGB")
+            data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), QUALITY, "RGB", SAMPLING)
         size = len(data) if isinstance(data, bytes) else data.nbytes
         start = self._room(size)
         if start is None:
