@@ -138,6 +138,10 @@ class Augment:
         flips = chance([FLIP])[:, 0] < self.flip
         return Draw(resized, windows, flips, image_size, **self._rest(chance, image_size))
 
+    def margin(self, image_size: int) -> int:
+        """Pixels of black that a padded crop may reach into."""
+        return round(self.padding * image_size)
+
     @property
     def evaluation_resize(self) -> float:
         """`eval_resize`, or what stands for None."""
@@ -155,7 +159,7 @@ class Augment:
             return self._center(sizes, image_size)
         if self.crop == "padded":
             resized = shorter_side_to(sizes, image_size)
-            margin = round(self.padding * image_size)
+            margin = self.margin(image_size)
             corners = np.floor(chance([TOP, LEFT]) * (resized + 2 * margin - image_size + 1)).astype(np.int64) - margin
             return resized, np.hstack([corners, np.full_like(corners, image_size)])
         shapes, drawn = self._shapes(sizes, chance(AREA), chance(ASPECT))

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from cnnzoo.data.augment import Augment, Draw
 from cnnzoo.data.decode import BadFile, Bytes, Pixels, checked, decoded, read, to_channels, why
@@ -22,7 +21,7 @@ Made = tuple[Tensor, Tensor, list[BadFile]]  # images, labels, and what took no 
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[Made]):
+class Batches:
     """Makes the batch for a key: uint8 (N, channels, image_size, image_size), channels last in memory, and labels (N,).
 
     The same bytes whoever makes it. Worker processes hold a copy, of which the arrays and the store are shared. The
@@ -36,28 +35,29 @@ class Batches(Dataset[Made]):
     channels: int
     seed: int
 
-    def __getitem__(self, key: Key) -> Made:
+    def make(self, key: Key, place: Pixels | None = None) -> Made:
+        """The batch. `place`, uint8 (N, image_size, image_size, channels), is where its images may be made."""
         epoch, indices = key
         if self.split.pixels is not None:
             pixels = to_channels(self.split.pixels[indices], self.channels)
-            sizes = np.tile(np.array(pixels.shape[1:3], np.int64), (len(pixels), 1))
-            images = execute(pixels, self._draw(epoch, indices, sizes))
+            images = execute(pixels, self.draw(epoch, indices, sizes_of(self.split, len(indices))))
             return images, torch.from_numpy(self.split.labels[indices]), []
-        images, places, bad = self._of_files(epoch, indices)
+        images, places, bad = self._of_files(epoch, indices, place)
         if bad and self.train and places:  # the next good one of each, the first again after the last
             rows = np.searchsorted(places, np.arange(len(indices))) % len(places)
             images, places = images[torch.from_numpy(rows)], [places[row] for row in rows]
         return images, torch.from_numpy(self.split.labels[indices[places]]), bad
 
-    def _of_files(self, epoch: int, indices: Indices) -> tuple[Tensor, list[int], list[BadFile]]:
+    def _of_files(self, epoch: int, indices: Indices, place: Pixels | None) -> tuple[Tensor, list[int], list[BadFile]]:
         """(images, the place in the batch of each, bad files)."""
         made: list[Tensor] = []
         present: list[int] = []
         bad: list[BadFile] = []
         for places, files, sizes in self._parts(indices, bad):
-            draw = self._draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
+            draw = self.draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
             good: list[int] = []
-            images = execute_each(self._frames(indices[places], files, good, bad), draw, self.channels)
+            part = None if place is None else place[len(present) : len(present) + len(places)]
+            images = execute_each(self._frames(indices[places], files, good, bad), draw, self.channels, part)
             made.append(images if len(good) == len(places) else images[good])
             present += [places[row] for row in good]
         if not made:
@@ -106,7 +106,14 @@ class Batches(Dataset[Made]):
         if places:
             yield places, files, sizes
 
-    def _draw(self, epoch: int, indices: Indices, sizes: Indices) -> Draw:
+    def draw(self, epoch: int, indices: Indices, sizes: Indices) -> Draw:
+        """What is to be done to the images `indices` of `sizes` (N, 2)."""
         if self.train:
             return self.augment.draw(self.seed, epoch, indices, sizes, self.image_size)
         return self.augment.for_evaluation(sizes, self.image_size)
+
+
+def sizes_of(split: Split, count: int) -> Indices:
+    """(count, 2): the height and width that all images of a split of pixels have."""
+    assert split.pixels is not None
+    return np.tile(np.array(split.pixels.shape[1:3], np.int64), (count, 1))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from cnnzoo.data.augment import Augment
@@ -203,7 +204,7 @@ class DataModule(pl.LightningDataModule):
                 channels=self.settled_channels,
                 seed=self.seed,
                 on_bad_file=self.on_bad_file,
-                pin=trainer is not None and trainer.strategy.root_device.type == "cuda",
+                device=_gpu(trainer),
             )
         return self._loaders[name]
 
@@ -211,6 +212,12 @@ class DataModule(pl.LightningDataModule):
         for loader in self._loaders.values():
             loader.close()
         self._loaders = {}
+
+
+def _gpu(trainer: Any) -> torch.device | None:
+    """The GPU that the trainer trains on, where it does."""
+    device = None if trainer is None else trainer.strategy.root_device
+    return device if device is not None and device.type == "cuda" else None
 
 
 def _check(key: str, value: int, least: int) -> None:

@@ -15,6 +15,9 @@ from cnnzoo.data.operate import operate
 
 Pixels = npt.NDArray[np.uint8]
 
+# Workers share the cores among themselves; and OpenCV's own threads, once started, would not survive a fork.
+cv2.setNumThreads(0)
+
 with warnings.catch_warnings():
     # The cache's memory is mapped read-only, and nothing here writes to what it is given. Torch warns of that once in a
     # process: here, where nobody hears it. A filter would be undone by whoever restores the filters of before.
@@ -37,10 +40,14 @@ def execute(frames: Pixels, draw: Draw) -> Tensor:
     return operate(torch.from_numpy(images).permute(0, 3, 1, 2), draw)
 
 
-def execute_each(frames: Iterable[Pixels | None], draw: Draw, channels: int) -> Tensor:
-    """Images (H, W, C) of any sizes, in turn, as `execute`; where there is None, a row of the tensor means nothing."""
+def execute_each(frames: Iterable[Pixels | None], draw: Draw, channels: int, images: Pixels | None = None) -> Tensor:
+    """Images (H, W, C) of any sizes, in turn, as `execute`; where there is None, a row of the tensor means nothing.
+
+    `images`, uint8 (N, image_size, image_size, C), is the tensor's memory, where there is one already.
+    """
     side, count = draw.image_size, len(draw.flips)
-    images = np.empty((count, side, side, channels), np.uint8)
+    if images is None:
+        images = np.empty((count, side, side, channels), np.uint8)
     shapes, windows, flips = draw.resized.tolist(), draw.windows.tolist(), draw.flips.tolist()
     for n, frame in enumerate(frames):
         if frame is None:

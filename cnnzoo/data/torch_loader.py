@@ -3,24 +3,21 @@
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.batches import Batches, Key, Made
+from cnnzoo.data.crew import Crew, Processes, Threads
+from cnnzoo.data.device import Resident, fits, one_ahead
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
 
 MOST_WORKERS = 8
-AHEAD = 2  # batches that each worker makes ahead
 KINDS = ("auto", "threads", "processes")
 ON_BAD_FILE = ("error", "skip")
 Batch = tuple[Tensor, Tensor]
@@ -40,13 +37,15 @@ class TorchLoader:
         Python busy cannot slow down; "auto" is threads.
     on_bad_file: "error" raises UserError, from the iteration, for a file that cannot be decoded; "skip" names it once
         in the log and goes on with the next image of the batch (evaluation: without it).
-    pin: batches in pinned memory, for a GPU.
+    device: a GPU, to which batches are brought one ahead, from pinned memory; a set of pixels for which there is room
+        lies there, and is gathered, cropped and flipped there. None: batches in ordinary memory.
 
     `wait_seconds` is how long its consumer has waited for batches, in all.
     """
 
     batch_sampler = None  # Lightning asks for it where there is a `sampler`
-    _pool: "_Threads | DataLoader[Any] | None" = None
+    _crew: Crew | None = None
+    _resident: Resident | None = None
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class TorchLoader:
         workers: int | Literal["auto"] = "auto",
         kind: Literal["auto", "threads", "processes"] = "auto",
         on_bad_file: Literal["error", "skip"] = "error",
-        pin: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         if kind not in KINDS:
             raise UserError(f"loader.kind={kind}: it can be {', '.join(KINDS)}")
@@ -69,7 +68,7 @@ class TorchLoader:
         self.workers = count_workers(workers, split)
         self.kind = "processes" if kind == "processes" else "threads"
         self.on_bad_file = on_bad_file
-        self.pin = pin
+        self.device = device
         self.wait_seconds = 0.0
         self._batches = Batches(split, augment, train, image_size, channels, seed)
         self._turn = 0
@@ -94,35 +93,30 @@ class TorchLoader:
 
     def close(self) -> None:
         """End the workers. The next iteration starts new ones."""
-        pool, self._pool = self._pool, None
-        if isinstance(pool, _Threads):
-            pool.close()
-        iterator = getattr(pool, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
+        crew, self._crew, self._resident = self._crew, None, None
+        if crew is not None:
+            crew.close()
 
     def __del__(self) -> None:
         self.close()
 
     def _made(self) -> Iterator[Made]:
         keys = _Keys(self.sampler)
+        if self.device is not None and self._resident is None and fits(self._batches, self.device):
+            self._resident = Resident(self._batches, self.device)
+        if self._resident is not None:
+            return self._resident.make(keys)
+        made = self._by_crew(keys)
+        return made if self.device is None else one_ahead(made, self.device)
+
+    def _by_crew(self, keys: "_Keys") -> Iterator[Made]:
         if not self.workers:
-            return (_pinned(self._batches[key]) if self.pin else self._batches[key] for key in keys)
-        if self._pool is None and self.kind == "threads":
-            self._pool = _Threads(self._batches, self.workers, self.pin)
-        elif self._pool is None:
-            self._pool = DataLoader(
-                self._batches,
-                batch_size=None,
-                sampler=keys,
-                num_workers=self.workers,
-                collate_fn=_unchanged,
-                pin_memory=self.pin,
-                persistent_workers=True,
-                # Its own: the number of workers must not move the random numbers that dropout draws.
-                generator=torch.Generator(),
-            )
-        return self._pool.make(keys) if isinstance(self._pool, _Threads) else iter(self._pool)
+            return map(self._batches.make, keys)
+        if self._crew is None and self.kind == "threads":
+            self._crew = Threads(self._batches, self.workers)
+        elif self._crew is None:
+            self._crew = Processes(self._batches, self.workers, self.sampler.batch_size)
+        return self._crew.make(keys)
 
     def _without_bad(self, made: Made) -> Batch:
         images, labels, bad = made
@@ -140,45 +134,6 @@ class TorchLoader:
         return images, labels
 
 
-class _Threads:
-    """Threads that make batches ahead, in turn."""
-
-    def __init__(self, batches: Batches, workers: int, pin: bool) -> None:
-        self.batches, self.pin, self.ahead = batches, pin, workers * AHEAD
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="cnnzoo-loader")
-        before, started = torch.get_num_threads(), Barrier(workers + 1)
-
-        def alone() -> None:  # torch in a worker works alone: the cores are the other workers'
-            started.wait()
-            torch.set_num_threads(1)
-            started.wait()
-
-        for _ in range(workers):
-            self.pool.submit(alone)
-        started.wait()
-        started.wait()
-        torch.set_num_threads(before)  # what threads that start later get
-
-    def make(self, keys: "_Keys") -> Iterator[Made]:
-        waiting: deque[Future[Made]] = deque()
-        try:
-            for key in keys:
-                waiting.append(self.pool.submit(self._one, key))
-                if len(waiting) > self.ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # broken off
-            for future in waiting:
-                future.cancel()
-
-    def _one(self, key: Key) -> Made:
-        return _pinned(self.batches[key]) if self.pin else self.batches[key]
-
-    def close(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-
 class _Keys:
     """The order's batches with the epoch they are of, which travels along to the workers."""
 
@@ -192,15 +147,6 @@ class _Keys:
         epoch = self.order.epoch
         for indices in self.order:
             yield epoch, indices
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _pinned(made: Made) -> Made:
-    images, labels, bad = made
-    return images.pin_memory(), labels.pin_memory(), bad
 
 
 def count_workers(workers: int | str, split: Split) -> int:

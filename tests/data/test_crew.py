@@ -1,0 +1,137 @@
+"""Worker processes: batches lie in shared memory, and whoever dies is missed at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from crews import NOBODY, epoch_of, same, workers
+
+from cnnzoo.data import crew
+from cnnzoo.data.crew import AHEAD, SPARE
+from cnnzoo.errors import UserError
+
+
+@pytest.fixture
+def loader(loader_of, files):
+    return loader_of(files, batch_size=1, workers=1, kind="processes")
+
+
+def test_a_batch_lies_where_the_worker_wrote_it(loader):
+    images, _ = next(iter(loader))
+    memory = torch.frombuffer(loader._crew._memory.view, dtype=torch.uint8)
+    assert memory.data_ptr() <= images.data_ptr() < memory.data_ptr() + len(memory)
+
+
+def test_a_slot_is_used_again_once_its_batch_is_gone(loader):
+    places = {images.data_ptr() for images, _ in loader}
+    assert len(loader) == 20
+    assert len(places) <= AHEAD + SPARE
+    assert len(loader._crew._free) == AHEAD + SPARE
+
+
+def test_who_keeps_batches_gets_copies_and_slots_come_back(loader_of, files, loader):
+    kept = list(loader)
+    slots = loader._crew.slots.count
+    assert same(kept, epoch_of(loader_of(files, batch_size=1, **NOBODY)))
+    assert 0 < len(loader._crew._free) < slots
+    del kept
+    assert len(loader._crew._free) == slots
+
+
+def test_breaking_off_gives_all_slots_back(loader):
+    for _ in range(5):
+        next(iter(loader))
+    epoch_of(loader)
+    assert len(loader._crew._free) == loader._crew.slots.count
+
+
+def test_what_a_worker_keeps_open_is_not_the_parents_end(loader_of, files):
+    """Else a worker would never learn that the parent is gone while another one lives."""
+    loader = loader_of(files, workers=2, kind="processes")
+    next(iter(loader))
+    first, second = loader._crew._crew
+    loader._crew._lines[0].close()
+    first.join(10)
+    assert first.exitcode == 0
+    assert second.is_alive()
+
+
+def test_a_killed_worker_ends_the_iteration(loader_of, files):
+    loader = loader_of(files, workers=2, kind="processes")
+    made = iter(loader)
+    next(made)
+    victim = loader._crew._crew[1]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(10)
+    with pytest.raises(
+        UserError, match=rf"process {victim.pid}\) was killed by signal 9 \(SIGKILL\); .*loader.kind=threads"
+    ):
+        for _ in made:
+            pass
+    assert not workers()
+    loader.close()
+    assert same(epoch_of(loader), epoch_of(loader_of(files, **NOBODY)))  # a new crew
+
+
+def test_what_goes_wrong_in_a_worker_is_raised_with_its_traceback(loader_of, files, monkeypatch):
+    monkeypatch.setattr(crew.Batches, "make", lambda *_: 1 // 0)
+    loader = loader_of(files, workers=2, kind="processes")
+    with pytest.raises(RuntimeError, match=r"(?s)in a worker of the loader:.*ZeroDivisionError"):
+        next(iter(loader))
+    monkeypatch.undo()
+    loader.close()
+    epoch_of(loader)
+
+
+def test_an_iteration_ends_where_its_loader_is_closed(loader):
+    made = iter(loader)
+    next(made)
+    loader.close()
+    with pytest.raises(RuntimeError, match="its loader has been closed since"):
+        list(made)
+
+
+ORPHANS = """
+import sys, time
+import numpy as np
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.order import Order
+from cnnzoo.data.split import Split
+from cnnzoo.data.torch_loader import TorchLoader
+
+split = Split(np.zeros(64, np.int64), pixels=np.zeros((64, 8, 8, 3), np.uint8))
+loader = TorchLoader(
+    split, Order(64, 4, seed=0, train=True), augment=Augment(), train=True, image_size=8, channels=3, seed=0,
+    workers=2, kind="processes",
+)
+next(iter(loader))
+print(*(process.pid for process in loader._crew._crew), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill", "term", "int"])
+def test_workers_end_with_their_parent_however_it_ends(sign):
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout is not None
+    found = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(found) == 2
+    parent.send_signal(sign)
+    parent.wait(20)
+    parent.stdout.close()
+    until = time.monotonic() + 20
+    while any(_runs(pid) for pid in found):
+        assert time.monotonic() < until
+
+
+def _runs(pid):
+    """Whether a process is there and not a zombie that nobody has asked after yet."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,133 @@
+"""Sets that lie on the device, tested on the CPU as if it were one; and the way to a GPU, where there is one."""
+
+import numpy as np
+import pytest
+import torch
+from crews import epoch_of, same
+
+from cnnzoo.data import device as module
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.batches import Batches
+from cnnzoo.data.device import Resident
+from cnnzoo.data.order import Order
+from cnnzoo.data.sources import Synthetic
+from cnnzoo.data.torch_loader import TorchLoader
+
+CPU = torch.device("cpu")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def pixels(channels=3):
+    return Synthetic(images=60, image_size=16, channels=channels).split("train")
+
+
+def batches_of(augment, *, train=True, image_size=16, channels=3, split=None):
+    return Batches(split or pixels(), augment, train, image_size, channels, 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [16, 12, 21])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("crop", ["padded", "center"])
+def test_the_same_bytes_as_the_workers(crop, train, image_size, channels):
+    augment = Augment(crop=crop, flip=0.5, padding=0.2, eval_resize=1.3)
+    batches = batches_of(augment, train=train, image_size=image_size, channels=channels)
+    made = Resident(batches, CPU)
+    for epoch in (0, 1):
+        keys = [(epoch, indices) for indices in Order(len(batches.split), 7, seed=0, train=train)]
+        for key, (images, labels, bad) in zip(keys, made.make(keys), strict=True):
+            expected, numbers, _ = batches.make(key)
+            assert torch.equal(images, expected)
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(labels, numbers)
+            assert not bad
+
+
+def test_it_is_resized_a_part_at_a_time(monkeypatch):
+    batches = batches_of(Augment(crop="padded"), image_size=20)
+    expected = Resident(batches, CPU).pixels
+    monkeypatch.setattr(module, "PIXELS", 3 * 20 * 20)
+    assert torch.equal(Resident(batches, CPU).pixels, expected)
+
+
+def test_what_it_says_it_takes_it_takes():
+    for augment in (Augment(crop="padded"), Augment(eval_resize=1.5)):
+        batches = batches_of(augment, image_size=20)
+        assert Resident(batches, CPU).pixels.numel() == Resident.bytes(batches)
+
+
+@pytest.mark.parametrize(
+    ("augment", "can"),
+    [
+        (Augment(crop="padded", flip=0.5), True),
+        (Augment(), True),
+        (Augment(color_jitter=(0, 0, 0, 0)), True),
+        (Augment(crop="random_resized"), False),
+        (Augment(auto="randaugment"), False),
+        (Augment(color_jitter=(0.4, 0, 0, 0)), False),
+        (Augment(erase=0.5), False),
+    ],
+)
+def test_what_it_can_do(augment, can):
+    assert Resident.can(batches_of(augment)) == can
+    assert Resident.can(batches_of(augment, train=False))
+
+
+def test_files_do_not_lie_on_the_device(files):
+    assert not Resident.can(batches_of(Augment(), split=files))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4, True), (3, False)])
+def test_it_takes_a_quarter_of_what_is_free_at_most(monkeypatch, free, fits):
+    batches = batches_of(Augment())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * Resident.bytes(batches), 0))
+    assert module.fits(batches, CPU) == fits
+
+
+@pytest.mark.parametrize("crop", ["padded", "random_resized"])
+def test_a_loader_whose_set_lies_on_the_device(loader_of, monkeypatch, crop):
+    """The loader's whole way, with the CPU in the place of the GPU."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 0))
+    monkeypatch.setattr("cnnzoo.data.torch_loader.one_ahead", lambda made, _: made)
+    loader = loader_of(pixels(), crop=crop, device=CPU)
+    assert same(epoch_of(loader), epoch_of(loader_of(pixels(), crop=crop)))
+    assert (loader._resident is not None) == (crop == "padded")
+    loader.close()
+    assert loader._resident is None
+
+
+@gpu
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 2}, {"workers": 2, "kind": "processes"}])
+def test_batches_reach_the_gpu_as_they_are(loader_of, files, options):
+    expected = epoch_of(loader_of(files, workers=0))
+    loader = loader_of(files, device=torch.device("cuda"), **options)
+    for _ in range(3):
+        batches = [(images, labels) for images, labels in loader]
+        assert all(images.is_cuda and labels.is_cuda for images, labels in batches)
+        assert same([(images.cpu(), labels.cpu()) for images, labels in batches], expected)
+    next(iter(loader))  # broken off
+    assert same([(images.cpu(), labels.cpu()) for images, labels in loader], expected)
+
+
+@gpu
+def test_a_set_that_lies_on_the_gpu():
+    split = pixels()
+    order = Order(len(split), 8, seed=0, train=True)
+    loaders = [
+        TorchLoader(
+            split,
+            order,
+            augment=Augment(crop="padded", flip=0.5),
+            train=True,
+            image_size=16,
+            channels=3,
+            seed=0,
+            device=where,
+        )
+        for where in (torch.device("cuda"), None)
+    ]
+    first, second = ([(images.cpu(), labels.cpu()) for images, labels in loader] for loader in loaders)
+    assert loaders[0]._resident is not None
+    assert same(first, second)
+    assert len(first) == len(split) // 8
+    assert np.unique(np.concatenate([labels.numpy() for _, labels in first])).size > 1
