@@ -122,8 +122,8 @@ def files(held=None, channels=None):
         (files(4), {"workers": 1}, "; try loader.workers=3, one for each core"),
         (files(1), {"workers": 3}, "; try a larger data.cache.budget, or data.cache.resize=256: 25% of the images"),
         (files(4), {"workers": 3}, "; try data.cache.mode=decoded"),
-        (files(4, 3), {"workers": 3}, "; try loader.kind=processes"),
-        (files(4, 3), {"workers": 3, "kind": "processes"}, "times as fast"),
+        (files(4, 3), {"workers": 3, "kind": "threads"}, "; try loader.kind=processes"),
+        (files(4, 3), {"workers": 3}, "times as fast"),
     ],
 )
 def test_a_bottleneck_is_told_with_what_to_change(monkeypatch, caplog, split, options, said):

@@ -33,8 +33,8 @@ class TorchLoader:
 
     workers: who makes batches ahead, 0 for nobody; "auto" is 0 for pixels in memory and one per usable core, at most 8,
         for files. They start with the first batch and live until `close`.
-    kind: "threads", which share everything and cost nothing to start, or "processes", which a training loop that keeps
-        Python busy cannot slow down; "auto" is threads.
+    kind: "processes", or "threads" of this process, which take turns with the training loop at running Python, and slow
+        it down; "auto" is processes.
     on_bad_file: "error" raises UserError, from the iteration, for a file that cannot be decoded; "skip" names it once
         in the log and goes on with the next image of the batch (evaluation: without it).
     device: a GPU, to which batches are brought one ahead, from pinned memory; a set of pixels for which there is room
@@ -66,7 +66,7 @@ class TorchLoader:
             raise UserError(f"loader.kind={kind}: it can be {', '.join(KINDS)}")
         self.split, self.sampler = split, order
         self.workers = count_workers(workers, split)
-        self.kind = "processes" if kind == "processes" else "threads"
+        self.kind = "threads" if kind == "threads" else "processes"
         self.on_bad_file = on_bad_file
         self.device = device
         self.wait_seconds = 0.0
@@ -154,7 +154,7 @@ def count_workers(workers: int | str, split: Split) -> int:
     if workers == "auto":
         return 0 if split.paths is None else min(MOST_WORKERS, usable_cores())
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise UserError(f"loader.workers={workers}: it can be auto, or a number of processes from 0")
+        raise UserError(f"loader.workers={workers}: it can be auto, or a number from 0")
     return workers
 
 
