@@ -242,9 +242,7 @@ def _work(line: Connection, batches: Batches, path: str, slots: Slots, inherited
     for other in inherited:  # by a fork; open here, they would hide from the others that the parent is gone
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # forked while Lightning fits, they would have its handler and live on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not Lightning's handler, forked with the rest, which lives on
     torch.set_num_threads(1)
     parent = os.getppid()
     with open(path, "r+b") as file:
