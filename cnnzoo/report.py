@@ -44,7 +44,7 @@ def describe(
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
         "input": f"{settled.image_size} x {settled.image_size} pixels, {settled.channels} "
         f"channel{'s' if settled.channels > 1 else ''}, batches of {data.batch_size}",
-        "device": _device(trainer),
+        "device": device_of(trainer),
         "loader": f"torch, {workers} {_kind(cfg.loader.kind)}" if workers else "torch, in the training process",
         "cache": "not needed: the set is in memory" if train.paths is None else _cache(data.cache),
         "run": shown(Path(cfg.run_dir)),
@@ -145,7 +145,8 @@ def _cache(cache: Cache) -> str:
     return f"{cache.mode}, at most {in_bytes(available() * cache.budget)} of RAM{resize}{persist}"
 
 
-def _device(trainer: pl.Trainer) -> str:
+def device_of(trainer: pl.Trainer) -> str:
+    """The device that a trainer trains on, how many of it, and the precision."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""

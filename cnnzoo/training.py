@@ -103,7 +103,7 @@ def build_classifier(
     data: DataModule,
     *,
     optimizer: Callable[..., Optimizer],
-    scheduler: Callable[..., LRScheduler],
+    scheduler: Callable[..., LRScheduler] | None,
     cfg: DictConfig,
 ) -> Classifier:
     """The network with all that training it takes, compiled in place if asked for."""

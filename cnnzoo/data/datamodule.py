@@ -1,6 +1,7 @@
 """The Lightning data module: a source, an order, an augmentation and a loader, put together."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -115,6 +116,19 @@ class DataModule(pl.LightningDataModule):
         self.settled = True
         self._close()  # loaders made for another size
         self._stores = {}
+
+    def variant(self, **changes: Any) -> "DataModule":
+        """The same data, settled alike, with other attributes: `loader`, `cache` or `source`.
+
+        It has loaders of its own, and shares the filled cache unless that, or what is in it, is another.
+        """
+        other = copy(self)
+        other._loaders = {}
+        if {"cache", "source"} & set(changes):
+            other._stores = {}
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     @property
     def preprocess(self) -> dict[str, Any]:

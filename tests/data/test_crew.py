@@ -135,3 +135,15 @@ def _runs(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_workers_can_be_ended_whatever_handler_was_there_when_they_were_forked(loader):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as Lightning does while it fits
+    try:
+        next(iter(loader))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (worker,) = workers()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGTERM

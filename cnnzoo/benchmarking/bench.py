@@ -1,0 +1,170 @@
+"""One benchmark of data: its caches filled, each way measured alone, the promising ones under training."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from cnnzoo.benchmarking.measuring import (
+    Sample,
+    Trainers,
+    alone,
+    forget,
+    headspace,
+    under_training,
+    with_way,
+)
+from cnnzoo.benchmarking.ways import Measured, choose, finalists, ways
+from cnnzoo.classifier import Classifier
+from cnnzoo.data import memory
+from cnnzoo.data.datamodule import DataModule
+from cnnzoo.data.filling import in_bytes
+from cnnzoo.data.split import Split
+from cnnzoo.data.torch_loader import usable_cores
+from cnnzoo.describing.tables import console
+from cnnzoo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Bench:
+    """Measures `data` as `cfg` says and keeps the figures: call `fill`, then `measure`.
+
+    Of files a sample of the training split is measured. `classifier` is the network with its optimizer; `trainers`
+    makes a trainer with the callbacks it is given.
+    """
+
+    def __init__(self, cfg: DictConfig, data: DataModule, classifier: Classifier, trainers: Trainers) -> None:
+        self.cfg, self.classifier, self.trainers = cfg, classifier, trainers
+        self.trainer, self.cores = trainers(), usable_cores()
+        train, val = data.split("train"), data.split("val")
+        assert train is not None
+        self.train, self.cached = train, len(train) + len(val or ())
+        self.images = len(train)
+        self.data, self.cache = data, data.cache
+        if train.paths is not None:
+            self.images = min(len(train), max(cfg.images, 2 * data.batch_size))
+            source = Sample(data.source, self.images)
+            self.data = data.variant(source=source, cache=replace(data.cache, mode="none", resize=None))
+        self.passes = len(train) // self.images
+        self.budget = data.cache.budget * memory.available()
+        self.heads: list[float] = []  # images per second of training where data costs nothing
+        self.measured = [
+            Measured(way)
+            for way in ways(
+                files=train.paths is not None,
+                cores=self.cores,
+                mode=data.cache.mode,
+                resize=data.cache.resize,
+                kind=cfg.loader.kind,
+                workers=cfg.loader.workers,
+            )
+        ]
+        self.tried: list[Measured] = []  # under training
+        self._modules: dict[str, DataModule] = {}  # by cache
+
+    @property
+    def headspace(self) -> float:
+        """Images per second that training would do if data cost nothing."""
+        return median(self.heads)
+
+    @property
+    def fitting(self) -> list[Measured]:
+        """The ways whose cache fits the budget."""
+        return [each for each in self.measured if each.memory <= self.budget]
+
+    @property
+    def chosen(self) -> Measured:
+        """The way to use."""
+        return choose(self.tried, lambda each: each.training)
+
+    def fill(self) -> None:
+        """Fill each cache with the sample, read from the disk, and reckon what the whole set takes.
+
+        A cache that is too large for the whole set is emptied again. Raises UserError where no other is left.
+        """
+        for cache, alike in groupby(self.measured, key=lambda each: each.way.cache):
+            members = list(alike)
+            mode: Any = members[0].way.mode or "none"
+            changed = replace(self.cache, mode=mode, resize=members[0].way.resize)
+            self._modules[cache] = module = self.data.variant(cache=changed)
+            if mode == "none":
+                continue
+            split = self.data.split("train")
+            assert split is not None
+            forget(split)
+            start = time.perf_counter()
+            module.setup("fit")
+            seconds = time.perf_counter() - start
+            store = module.train_dataloader().split.store
+            share = max(store.held, 1) / self.cached
+            for each in members:
+                each.memory = float(store.index["bytes"].sum()) / share if store.held else float("inf")
+                each.filling = seconds / share
+            if each.memory > self.budget:
+                log.info("cache %s: the whole set does not fit, so it is not measured", cache)
+                module.teardown()
+        if not self.fitting:
+            raise UserError(
+                f"data.cache.mode={self.cache.mode}: the whole set does not fit in the {in_bytes(self.budget)} of "
+                f"data.cache.budget={self.cache.budget}; leave data.cache.mode out to measure the others, or type "
+                "data.cache.resize=256"
+            )
+
+    def measure(self) -> None:
+        """Every way alone, then the finalists under training; all in turn, in each round."""
+        seconds, rounds = self.cfg.seconds, self.cfg.rounds
+        with _progress("each way alone", rounds * (len(self.fitting) + 1)) as step:
+            for _ in range(rounds):
+                step("headspace")
+                self.heads.append(headspace(self.data, self.classifier, self.trainers, seconds))
+                for each in self.fitting:
+                    step(f"{each.way.cache}, {each.way.crew}")
+                    each.rates.append(alone(self._loaded(each), self.trainer, seconds))
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        self.tried = finalists(self.fitting, self.headspace, cores=self.cores, on_cpu=on_cpu, most=self.cfg.finalists)
+        with _progress("the best under training", rounds * (len(self.tried) + 1)) as step:
+            for _ in range(rounds):
+                step("headspace")
+                self.heads.append(headspace(self.data, self.classifier, self.trainers, seconds))
+                for each in self.tried:
+                    step(f"{each.way.cache}, {each.way.crew}")
+                    rate, wait = under_training(self._loaded(each), self.classifier, self.trainers, seconds)
+                    each.trained.append(rate)
+                    each.waits.append(wait)
+
+    def _loaded(self, each: Measured) -> DataModule:
+        """The data with this way's cache and loader.
+
+        Without a cache, a set that is larger than the memory comes from the disk in every epoch, so its sample has to.
+        """
+        before: Callable[[], None] = lambda: None  # noqa: E731
+        split = self.data.split("train")
+        if each.way.mode == "none" and split is not None and self._bytes(split) > memory.available():
+            before = lambda: forget(split)  # noqa: E731
+        return with_way(self._modules[each.way.cache], each.way, passes=self.passes, before=before)
+
+    def _bytes(self, split: Split) -> float:
+        """How many bytes the files of the whole set have, from those of a sample."""
+        return sum(os.stat(split.path(index)).st_size for index in range(len(split))) / len(split) * self.cached
+
+
+@contextmanager
+def _progress(text: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, elsewhere one line. Call it ahead of each measurement, with its name."""
+    if not console().is_terminal:
+        log.info("measuring %s", text)
+        yield lambda now: None
+        return
+    columns = (TextColumn(f"measuring {text}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=total, completed=-1, now="")
+        yield lambda now: bar.update(task, advance=1, now=now)

@@ -1,0 +1,154 @@
+"""The ways of loading there are, and which of those measured is the one to use. Nothing here measures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from cnnzoo.data.torch_loader import TorchLoader
+
+LOADERS: dict[str, Callable[..., Any]] = {"torch": TorchLoader}
+"""By what `loader=` calls them."""
+KINDS = ("threads", "processes")
+MODES = ("none", "encoded", "decoded")
+NEAR = 0.03
+"""Of two ways whose figures differ by less than this share the simpler one is better."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of loading. `mode` is None for sets in memory; `kind` is None where there are no workers."""
+
+    mode: str | None
+    resize: int | None
+    kind: str | None
+    workers: int
+    loader: str = "torch"
+
+    @property
+    def cache(self) -> str:
+        """`decoded at 256`."""
+        return f"{self.mode or 'not needed'}{f' at {self.resize}' if self.resize else ''}"
+
+    @property
+    def crew(self) -> str:
+        """`4 threads`."""
+        if not self.workers:
+            return "training itself"
+        kind = {"threads": "thread", "processes": "process"}[str(self.kind)]
+        return f"{self.workers} {kind if self.workers == 1 else self.kind}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the loader is built with."""
+        return {"workers": self.workers, **({"kind": self.kind} if self.kind else {})}
+
+    @property
+    def settings(self) -> str:
+        """What to type for it."""
+        words = [
+            f"data.cache.mode={self.mode}" if self.mode else "",
+            f"data.cache.resize={self.resize}" if self.resize else "",
+            f"loader={self.loader}" if len(LOADERS) > 1 else "",
+            f"loader.kind={self.kind}" if self.kind else "",
+            f"loader.workers={self.workers}",
+        ]
+        return " ".join(word for word in words if word)
+
+
+@dataclass
+class Measured:
+    """A way with its figures. `memory` is in bytes and `filling` in seconds, both of the cache of the whole set.
+
+    `rates` are images per second of the loader alone, `trained` of training with it, `waits` the share of its time that
+    training waited for batches: a figure for each round, none for what was not tried.
+    """
+
+    way: Way
+    memory: float = 0.0
+    filling: float = 0.0
+    rates: list[float] = field(default_factory=list)
+    trained: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The middle one of `rates`."""
+        return median(self.rates)
+
+    @property
+    def training(self) -> float:
+        """The middle one of `trained`."""
+        return median(self.trained)
+
+    @property
+    def wait(self) -> float:
+        """The middle one of `waits`."""
+        return median(self.waits)
+
+    @property
+    def simplicity(self) -> tuple[float, int, int]:
+        """Sorts the simpler way first: less memory, threads before processes, fewer workers."""
+        return self.memory, 0 if self.way.kind is None else 1 + KINDS.index(self.way.kind), self.way.workers
+
+
+def ways(
+    *, files: bool, cores: int, mode: str = "auto", resize: int | None = None, kind: str = "auto", workers: Any = "auto"
+) -> list[Way]:
+    """The ways to measure, the simpler ones first: all, but for what was typed.
+
+    Workers are 0 and the powers of two up to the number of cores, and that number. `resize` adds ways to those that
+    keep images as they are.
+    """
+    caches: list[tuple[str | None, int | None]] = [(None, None)]
+    if files:
+        modes = MODES if mode == "auto" else (mode,)
+        sides = (None,) if resize is None else (None, resize)
+        caches = [(each, side) for each in modes for side in (sides if each != "none" else (None,))]
+    numbers = [workers]
+    if workers == "auto":
+        numbers = [0, *sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})]
+    kinds = KINDS if kind == "auto" else (kind,)
+    crews = [(each, number) for number in numbers for each in (kinds if number else (None,))]
+    return [Way(*cache, *crew) for cache in caches for crew in crews]
+
+
+def choose(measured: Sequence[Measured], figure: Callable[[Measured], float]) -> Measured:
+    """The simplest of those whose figure is within 3 % of the best."""
+    best = max(map(figure, measured))
+    return min((each for each in measured if figure(each) >= (1 - NEAR) * best), key=lambda each: each.simplicity)
+
+
+def expected(measured: Measured, headspace: float, *, cores: int, on_cpu: bool) -> float:
+    """Images per second that training may reach with a way, from its rate alone and the `headspace`.
+
+    Without workers training and loading take turns. Workers leave an accelerator alone, but on a CPU take their share
+    of the cores from training.
+    """
+    rate, workers = measured.rate, measured.way.workers
+    if not workers:
+        return 1 / (1 / headspace + 1 / rate)
+    if on_cpu:
+        return min(rate, 1 / (1 / headspace + min(1.0, workers / cores) / rate))
+    return min(rate, headspace)
+
+
+def finalists(measured: Sequence[Measured], headspace: float, *, cores: int, on_cpu: bool, most: int) -> list[Measured]:
+    """The ways to try under training: the `most` most promising, and the one that loads fastest.
+
+    Of each cache there is one without workers, one with threads and one with processes, at most.
+    """
+
+    def promise(each: Measured) -> float:
+        return expected(each, headspace, cores=cores, on_cpu=on_cpu)
+
+    classes: dict[Any, list[Measured]] = {}
+    for each in measured:
+        classes.setdefault((each.way.loader, each.way.mode, each.way.resize, each.way.kind), []).append(each)
+    left = [choose(alike, promise) for alike in classes.values()]
+    found: list[Measured] = []
+    while left and len(found) < most:
+        found.append(choose(left, promise))
+        left.remove(found[-1])
+    fastest = max(measured, key=lambda each: each.rate)
+    return found if fastest in found else [*found, fastest]
