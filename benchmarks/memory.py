@@ -11,12 +11,14 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 TRAIN = Path(__file__).parent.parent / "train.py"
 
 
@@ -41,6 +43,11 @@ def pss(pid: int) -> int:
         return 0
 
 
+def settled(sizes: list[int]) -> float:
+    """The median of the second half, when every page has been touched."""
+    return statistics.median(sizes[len(sizes) // 2 :])
+
+
 def run(mode: str, args: argparse.Namespace, rest: list[str]) -> tuple[list[int], int]:
     """(PSS of all processes over time while all were there, bytes of the cache)."""
     with tempfile.TemporaryDirectory() as work:
@@ -59,9 +66,9 @@ def run(mode: str, args: argparse.Namespace, rest: list[str]) -> tuple[list[int]
             seen.append((len(them), sum(map(pss, them))))
         if process.returncode:
             raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
-        said = re.search(r"in RAM, ([\d,]+) bytes", Path(f"{work}/run/train.log").read_text())
+        said = re.search(r"in RAM, ([\d.]+) (kB|MB|GB),", Path(f"{work}/run/train.log").read_text())
     most = max(count for count, _ in seen)
-    return [size for count, size in seen if count == most], int(said[1].replace(",", "")) if said else 0
+    return [size for count, size in seen if count == most], int(float(said[1]) * UNITS[said[2]]) if said else 0
 
 
 def main() -> None:
@@ -74,11 +81,11 @@ def main() -> None:
     args, rest = parser.parse_known_args()
     with_cache, size = run(args.mode, args, rest)
     without, _ = run("none", args, rest)
-    more = max(with_cache) - without[-1]
+    more = settled(with_cache) - settled(without)
     print(json.dumps({"MiB over time": [round(each / 2**20) for each in with_cache]}))
     print(json.dumps({"MiB over time, no cache": [round(each / 2**20) for each in without]}))
-    print(f"{args.ranks} ranks, {args.workers} workers each: cache {size:,} bytes, PSS {more:,} bytes more")
-    print(f"ratio {more / size:.3f}")
+    print(f"{args.ranks} ranks, {args.workers} workers each: cache {size / 1e6:,.0f} MB, PSS {more / 1e6:,.0f} MB more")
+    print(f"ratio {more / size:.2f}")
 
 
 if __name__ == "__main__":

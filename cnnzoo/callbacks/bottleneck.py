@@ -47,4 +47,8 @@ def advice(loader: TorchLoader) -> str:
         return f"a larger data.cache.budget, or data.cache.resize=256: {held:.0%} of the images are in RAM"
     if split.store is not None and split.store.channels is None:
         return "data.cache.mode=decoded, with data.cache.resize=256 if that does not fit: each image is decoded once"
-    return "loader.kind=processes, which do not take turns with training at running Python" if loader.kind == "threads" else ""
+    return (
+        "loader.kind=processes, which do not take turns with training at running Python"
+        if loader.kind == "threads"
+        else ""
+    )

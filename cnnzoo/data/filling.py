@@ -188,12 +188,12 @@ def smaller(height: int, width: int, side: int | None) -> tuple[int, int]:
 
 
 def in_bytes(count: float) -> str:
-    """12.3 MB."""
+    """12.3 MB: three figures."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        if round(count) < 1000:
+            return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.2f} TB"
+    return f"{count:.3g} TB"
 
 
 @contextmanager
