@@ -72,15 +72,12 @@ class Cache:
         """
         if self.mode == "none" or not splits:
             return {}
-        stats = {name: _stats(split) for name, split in splits.items()}
         most = int(memory.available() * self.budget)
         decode = self.mode == "decoded" or (self.mode == "auto" and self._decoded_bytes(splits, channels) < most)
         kept = channels if decode else None
-        if not decode and self.resize is None:
-            most = min(most, int(sum(each[:, 0].sum() for each in stats.values())))
         if self.persist is None:
             return Filling(splits, most=most, channels=kept, side=self.resize).run(on_bad_file)
-        place = self._place(splits, stats, kept)
+        place = self._place(splits, kept)
         found = _persisted(place, splits, kept)
         if found:
             return found
@@ -107,12 +104,12 @@ class Cache:
             total += len(split) * channels * float(np.mean(pixels or [0]))
         return total
 
-    def _place(self, splits: Mapping[str, Split], stats: Mapping[str, Any], channels: int | None) -> Path:
+    def _place(self, splits: Mapping[str, Split], channels: int | None) -> Path:
         """The persisted cache's file, whose name tells what is in it: which files, in which state, kept how."""
         digest = hashlib.blake2b(repr((1, self.resize, channels)).encode(), digest_size=10)
         for name, split in sorted(splits.items()):
             assert split.paths is not None
-            for part in (name.encode(), split.paths.tobytes(), stats[name].tobytes()):
+            for part in (name.encode(), split.paths.tobytes(), _stats(split).tobytes()):
                 digest.update(part)
         folder = Path(str(self.persist)).expanduser()
         try:

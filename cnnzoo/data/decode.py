@@ -20,6 +20,8 @@ JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 ENDS = {JPEG: b"\xff\xd9", PNG: b"IEND\xaeB`\x82", GIF: b";"}
 """How a whole file ends, by how it begins."""
 
+ORIENTATION = 0x0112  # the tag
+
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -85,7 +87,7 @@ def checked(data: Bytes) -> tuple[int, int]:
         height, width, _, _ = _jpeg_header(data)
         return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
     with _opened(data) as image:
-        sideways = image.getexif().get(0x0112, 1) >= 5
+        sideways = image.getexif().get(ORIENTATION, 1) >= 5
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
@@ -145,18 +147,37 @@ def _jpeg_header(data: Bytes) -> tuple[int, int, str, str]:
 
 
 def _jpeg_orientation(data: Bytes) -> int:
-    """1 to 8. Pillow is asked, but only where there is a segment that could say so: asking takes 30 microseconds."""
+    """1 to 8, by the EXIF segment; Pillow is asked where it may stand elsewhere, as asking takes 300 microseconds."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xE1:  # EXIF or XMP
-            with suppress(*_UNPARSED), _opened(data) as image:
-                return int(image.getexif().get(0x0112, 1))
-            return 1
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xE1:
+            segment = bytes(data[at + 4 : end])
+            found = _tiff_orientation(segment[6:]) if segment[:6] == b"Exif\0\0" else 0
+            if found:
+                return found
+            if b"rientation" in segment:  # XMP has it in words
+                with suppress(*_UNPARSED), _opened(data) as image:
+                    return int(image.getexif().get(ORIENTATION, 1))
         if 0xC0 <= marker <= 0xCF or marker == 0xDA:  # the frame begins
             return 1
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at = end
     return 1
+
+
+def _tiff_orientation(tiff: bytes) -> int:
+    """The orientation in the first directory of a TIFF header (TIFF 6.0, section 2); 0 where it has none."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 0
+    with suppress(struct.error):
+        (first,) = struct.unpack_from(f"{order}L", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, first)
+        for at in range(first + 2, first + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHLH", tiff, at)
+            if tag == ORIENTATION and kind == 3:  # an unsigned number of 16 bits
+                return value if 1 <= value <= 8 else 1
+    return 0
 
 
 _UNPARSED = (struct.error, SyntaxError, ValueError, TypeError, KeyError, OSError)

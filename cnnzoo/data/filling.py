@@ -22,7 +22,7 @@ from cnnzoo.data.store import ENTRY, Memory, Store
 from cnnzoo.errors import UserError
 
 AT_ONCE = 32  # files that a thread takes at a time
-READERS = 4  # threads per core, for reading: most of them wait for the disk
+READERS = 2  # threads per core, for reading: half of them may wait for the disk
 QUALITY, SAMPLING = 90, "420"  # of the JPEGs that `resize` makes; Pillow would halve the colours so, too
 RESERVE = 0.05  # of the machine's memory: filling ends where less is left, whatever the budget
 LOOKED = 64 * 2**20  # bytes between two looks at what is left
