@@ -41,11 +41,11 @@ class Batches(Dataset[Made]):
         if self.split.pixels is not None:
             pixels = to_channels(self.split.pixels[indices], self.channels)
             sizes = np.tile(np.array(pixels.shape[1:3], np.int64), (len(pixels), 1))
-            images = execute(pixels, self._draw(epoch, indices, sizes))
+            images = execute(pixels, self.draw(epoch, indices, sizes))
             return images, torch.from_numpy(self.split.labels[indices]), []
         images, places, bad = self._of_files(epoch, indices)
-        if bad and self.train and places:  # the next good one of each, the first again after the last
-            rows = np.searchsorted(places, np.arange(len(indices))) % len(places)
+        if bad and self.train and places:
+            rows = self.instead(places, len(indices))
             images, places = images[torch.from_numpy(rows)], [places[row] for row in rows]
         return images, torch.from_numpy(self.split.labels[indices[places]]), bad
 
@@ -55,7 +55,7 @@ class Batches(Dataset[Made]):
         present: list[int] = []
         bad: list[BadFile] = []
         for places, files, sizes in self._parts(indices, bad):
-            draw = self._draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
+            draw = self.draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
             good: list[int] = []
             images = execute_each(self._frames(indices[places], files, good, bad), draw, self.channels)
             made.append(images if len(good) == len(places) else images[good])
@@ -106,7 +106,16 @@ class Batches(Dataset[Made]):
         if places:
             yield places, files, sizes
 
-    def _draw(self, epoch: int, indices: Indices, sizes: Indices) -> Draw:
+    @staticmethod
+    def instead(good: list[int], size: int) -> Indices:
+        """Which of the good images stands at each place of a training batch of `size`, whose places `good` lists.
+
+        A bad one's place is taken by the next good one, after the last by the first.
+        """
+        return np.searchsorted(good, np.arange(size)) % len(good)
+
+    def draw(self, epoch: int, indices: Indices, sizes: Indices) -> Draw:
+        """What is done to the images `indices` (N,) of `sizes` (N, 2) in that epoch."""
         if self.train:
             return self.augment.draw(self.seed, epoch, indices, sizes, self.image_size)
         return self.augment.for_evaluation(sizes, self.image_size)

@@ -1,0 +1,308 @@
+"""The loader on NVIDIA's DALI: JPEGs decoded and images augmented by its own threads, or on a GPU.
+
+DALI decides nothing: which image comes when, and what is done to it, is drawn here as for every loader, and fed to it.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnzoo.data.augment import Augment
+from cnnzoo.data.batches import Batches, Made
+from cnnzoo.data.feeds import NO_FILE, Fed, Feeds
+from cnnzoo.data.loader import Keys, Loader
+from cnnzoo.data.order import Order
+from cnnzoo.data.split import Split
+from cnnzoo.data.torch_loader import MOST_WORKERS, usable_cores
+from cnnzoo.errors import UserError
+
+INSTALL = "pip install nvidia-dali-cuda130"
+
+
+class DaliLoader(Loader):
+    """Batches of `split` in `order`, as `TorchLoader` makes them but for the last bits of decoding and resizing.
+
+    workers: DALI's threads, and as many that read files ahead of it; "auto" is one per usable core, at most 8.
+    prefetch: batches that DALI makes ahead, from 1.
+    hw_decoder_load: share of the JPEGs that the GPU's own JPEG decoder gets, where it has one.
+    device: the GPU on which images are decoded and augmented, and where batches lie; None or a CPU: here.
+    pin: batches in pinned memory, where they are made on the CPU.
+
+    Raises UserError where DALI is missing, and for an augmentation that it cannot execute.
+    """
+
+    _pool: ThreadPoolExecutor | None = None
+    _pipe: "_Pipe | None" = None
+
+    def __init__(
+        self,
+        split: Split,
+        order: Order,
+        *,
+        augment: Augment,
+        train: bool,
+        image_size: int,
+        channels: int,
+        seed: int,
+        workers: int | Literal["auto"] = "auto",
+        prefetch: int = 2,
+        hw_decoder_load: float = 0.65,
+        on_bad_file: Literal["error", "skip"] = "error",
+        pin: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        problem = missing()
+        if problem is not None:
+            raise UserError(f"loader=dali: {problem}")
+        super().__init__(split, order, on_bad_file)
+        self.workers = count_threads(workers)
+        if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
+            raise UserError(f"loader.prefetch={prefetch}: a number of batches, at least 1")
+        if isinstance(hw_decoder_load, bool) or not 0 <= hw_decoder_load <= 1:
+            raise UserError(f"loader.hw_decoder_load={hw_decoder_load}: a share of the images, from 0 to 1")
+        if train:
+            check_executable(augment)
+        self.prefetch, self.hw_decoder_load = prefetch, float(hw_decoder_load)
+        self.device = device if device is not None and device.type == "cuda" else None
+        self.pin = pin
+        self._feeds = Feeds(Batches(split, augment, train, image_size, channels, seed))
+
+    def close(self) -> None:
+        """End DALI's threads and those that read. The next iteration starts new ones."""
+        pool, self._pool, self._pipe = self._pool, None, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _made(self) -> Iterator[Made]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="cnnzoo-loader")
+        feeds = self._ahead(self._pool)
+        while True:
+            if self._pipe is None:
+                self._pipe = self._new_pipe()
+            flight = self._pipe.flight
+            try:
+                for fed, images in self._pipe.run(feeds):
+                    yield self._finished(fed, images)
+                return
+            except RuntimeError as error:
+                # DALI takes no more after an error. Which of the batches in flight it was shows when one is made alone.
+                self._pipe = None
+                left = list(flight)
+                if not left:
+                    raise
+                yield self._again(left[0], error)
+                feeds = chain(left[1:], feeds)
+
+    def _again(self, fed: Fed, error: RuntimeError) -> Made:
+        """A batch that may have failed, made alone: by DALI, or where it cannot be, with every file decoded here."""
+        for attempt in (fed, self._feeds(fed.key, by_itself=False)):
+            try:
+                ((_, images),) = self._new_pipe().run(iter([attempt]))
+            except RuntimeError as again:
+                error = again
+            else:
+                return self._finished(attempt, images)
+        raise error
+
+    def _ahead(self, pool: ThreadPoolExecutor) -> Iterator[Fed]:
+        """What the epoch's batches are made of, in their order, read ahead by the pool."""
+        waiting: deque[Future[Fed]] = deque()
+        try:
+            for key in Keys(self.sampler):
+                waiting.append(pool.submit(self._feeds, key))
+                if len(waiting) > self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # broken off
+            for future in waiting:
+                future.cancel()
+
+    def _finished(self, fed: Fed, images: Tensor) -> Made:
+        labels = torch.from_numpy(fed.labels)
+        if not len(fed.files):
+            images = images[:0]
+        if fed.rows is not None:
+            images = images[torch.from_numpy(fed.rows).to(images.device)]
+        if self.device is not None:
+            return images, labels.pin_memory().to(self.device, non_blocking=True), fed.bad
+        return (images.pin_memory(), labels.pin_memory(), fed.bad) if self.pin else (images, labels, fed.bad)
+
+    def _new_pipe(self) -> "_Pipe":
+        return _Pipe(
+            self._feeds.batches,
+            self.sampler.batch_size,
+            device=self.device,
+            workers=self.workers,
+            prefetch=self.prefetch,
+            hw_decoder_load=self.hw_decoder_load,
+        )
+
+
+class _Pipe:
+    """A DALI pipeline that executes draws; `flight` holds what was fed to it and did not come out yet."""
+
+    def __init__(self, batches: Batches, batch_size: int, *, device: torch.device | None, **options: Any) -> None:
+        self._device, self._source = device, _Source(batches)
+        self.flight = self._source.flight
+        self._pipeline = _built(self._source, batch_size, device, **options)
+
+    def run(self, feeds: Iterator[Fed]) -> Iterator[tuple[Fed, Tensor]]:
+        """What is fed, with its images: uint8 (N, C, side, side), channels last; what an earlier run left is gone."""
+        pipeline = self._pipeline
+        self._source.feeds = iter(())
+        while self._next() is not None:
+            pipeline.release_outputs()
+        self.flight.clear()
+        pipeline.schedule_run()  # that there is nothing more ends DALI's epoch, and it can be reset
+        pipeline.reset()
+        self._source.feeds = feeds
+        pipeline.schedule_run()
+        while (images := self._next()) is not None:
+            # DALI's executor gives a batch's memory away with it, and torch keeps it: nothing writes there any more.
+            made = torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+            pipeline.release_outputs()
+            pipeline.schedule_run()
+            yield self.flight.popleft(), made
+
+    def _next(self) -> Any:
+        """The batch that DALI began first, on a GPU in the order of torch's stream; None where it has begun none."""
+        stream = None if self._device is None else torch.cuda.current_stream(self._device)
+        try:
+            return self._pipeline.share_outputs(stream)[0]
+        except StopIteration:
+            return None
+
+
+class _Source:
+    """What DALI calls for the next batch's inputs."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.side, self.channels = batches, batches.image_size, batches.channels
+        # Windows of random-resized crops are cut out before resizing, all others after it.
+        self.cuts_first = batches.train and batches.augment.crop == "random_resized"
+        nothing = batches.draw(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
+        self.erases, self.fill = nothing.erased is not None, list(nothing.fill)
+        self.feeds: Iterator[Fed] = iter(())
+        self.flight: deque[Fed] = deque()
+
+    def __call__(self) -> tuple[Any, ...]:
+        """Files, pixels, which of them counts, windows' corners, heights and widths, flips; what is erased."""
+        fed = next(self.feeds)
+        self.flight.append(fed)  # DALI reads the arrays where they are
+        files, pixels, are_files, draw = fed.files, fed.pixels, fed.are_files, fed.draw
+        if not files:  # none of the batch's can be read: DALI wants one image at least
+            files, pixels, are_files = [NO_FILE], [np.zeros((1, 1, self.channels), np.uint8)], np.zeros(1, bool)
+            one = np.array([[1, 1]], np.int64)
+            draw = self.batches.draw(0, one[0, :1], one)
+        shapes = draw.windows[:, 2:] if self.cuts_first else draw.resized
+        corners = draw.windows[:, :2].astype(np.int32)
+        inputs = (files, pixels, are_files, corners, shapes.astype(np.int32), draw.flips.astype(np.int32))
+        return inputs if draw.erased is None else (*inputs, draw.erased.astype(np.float32))
+
+
+def _built(
+    source: _Source,
+    batch_size: int,
+    device: torch.device | None,
+    *,
+    workers: int,
+    prefetch: int,
+    hw_decoder_load: float,
+) -> Any:
+    """The pipeline: from the source's inputs to finished images, uint8 (N, side, side, C)."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    on_gpu = device is not None
+    decoding: dict[str, Any] = {
+        "device": "mixed" if on_gpu else "cpu",
+        "output_type": types.RGB if source.channels == 3 else types.GRAY,
+        "jpeg_fancy_upsampling": True,  # of colours, as on the CPU
+        "hw_decoder_load": hw_decoder_load,
+    }
+    resizing: dict[str, Any] = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+    inputs = [types.UINT8, types.UINT8, types.BOOL, types.INT32, types.INT32, types.INT32, types.FLOAT]
+    ranks, layouts = [1, 3, 0, 1, 1, 0, 1], ["", "HWC", "", "", "", "", ""]
+    count = 7 if source.erases else 6
+
+    @pipeline_def(
+        batch_size=batch_size,
+        num_threads=workers,
+        device_id=(device.index or 0) if device is not None else None,
+        prefetch_queue_depth=prefetch,
+        enable_conditionals=True,
+        seed=0,
+    )
+    def pipeline() -> Any:
+        files, pixels, is_file, corner, shape, flip, *erased = fn.external_source(
+            source=source,
+            num_outputs=count,
+            dtype=inputs[:count],
+            ndim=ranks[:count],
+            layout=layouts[:count],
+            no_copy=True,
+        )
+        if source.cuts_first:
+            if is_file:
+                images = fn.decoders.image_slice(files, start=corner, shape=shape, axis_names="HW", **decoding)
+            else:
+                images = fn.slice(pixels, start=corner, shape=shape, axis_names="HW")
+                if on_gpu:
+                    images = images.gpu()
+            images = fn.resize(images, size=[source.side, source.side], **resizing)
+        else:
+            if is_file:
+                images = fn.decoders.image(files, **decoding)
+            else:
+                images = pixels
+                if on_gpu:
+                    images = images.gpu()
+            images = fn.resize(images, size=fn.cast(shape, dtype=types.FLOAT), **resizing)
+            images = fn.slice(
+                images,
+                start=corner,
+                shape=[source.side, source.side],
+                axis_names="HW",
+                out_of_bounds_policy="pad",
+                fill_values=0,
+            )
+        images = fn.flip(images, horizontal=flip)
+        if source.erases:
+            images = fn.erase(
+                images, anchor=erased[0][:2], shape=erased[0][2:], axis_names="HW", fill_value=source.fill
+            )
+        return images
+
+    return pipeline()
+
+
+def check_executable(augment: Augment) -> None:
+    """Raise UserError for training with what DALI has no exact counterpart of."""
+    for key, wanted in (("auto", augment.auto), ("color_jitter", any(augment.color_jitter or ()))):
+        if wanted:
+            raise UserError(f"augment.{key}={getattr(augment, key)}: loader=dali cannot do it; type loader=torch")
+
+
+def missing() -> str | None:
+    """None where DALI can be used, else what is wrong, with what to type."""
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        return f"DALI cannot be used ({error}); type {INSTALL}, or loader=torch"
+    return None
+
+
+def count_threads(workers: int | str) -> int:
+    """`loader.workers` as a number. Raises UserError for what is none."""
+    if workers == "auto":
+        return min(MOST_WORKERS, usable_cores())
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise UserError(f"loader.workers={workers}: it can be auto, or a number of threads, at least 1 for DALI")
+    return workers
