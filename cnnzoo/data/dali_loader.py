@@ -64,7 +64,8 @@ class DaliLoader(Loader):
         self.workers = count_threads(workers)
         if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
             raise UserError(f"loader.prefetch={prefetch}: a number of batches, at least 1")
-        if isinstance(hw_decoder_load, bool) or not 0 <= hw_decoder_load <= 1:
+        share = isinstance(hw_decoder_load, int | float) and not isinstance(hw_decoder_load, bool)
+        if not share or not 0 <= hw_decoder_load <= 1:
             raise UserError(f"loader.hw_decoder_load={hw_decoder_load}: a share of the images, from 0 to 1")
         if train:
             check_executable(augment)
