@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from cnnzoo.data.augment import Augment
@@ -185,6 +186,7 @@ class DataModule(pl.LightningDataModule):
             if name in self._stores:
                 split = replace(split, store=self._stores[name])
             train, trainer = name == "train", self.trainer
+            device = trainer.strategy.root_device if trainer else torch.device("cpu")
             order = Order(
                 len(split),
                 self.batch_size,
@@ -203,7 +205,8 @@ class DataModule(pl.LightningDataModule):
                 channels=self.settled_channels,
                 seed=self.seed,
                 on_bad_file=self.on_bad_file,
-                pin=trainer is not None and trainer.strategy.root_device.type == "cuda",
+                pin=device.type == "cuda",
+                device=device,
             )
         return self._loaders[name]
 

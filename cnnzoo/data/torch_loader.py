@@ -41,6 +41,7 @@ class TorchLoader:
     on_bad_file: "error" raises UserError, from the iteration, for a file that cannot be decoded; "skip" names it once
         in the log and goes on with the next image of the batch (evaluation: without it).
     pin: batches in pinned memory, for a GPU.
+    device: where they are wanted; they are made here, and the trainer brings them there.
 
     `wait_seconds` is how long its consumer has waited for batches, in all.
     """
@@ -62,6 +63,7 @@ class TorchLoader:
         kind: Literal["auto", "threads", "processes"] = "auto",
         on_bad_file: Literal["error", "skip"] = "error",
         pin: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         if kind not in KINDS:
             raise UserError(f"loader.kind={kind}: it can be {', '.join(KINDS)}")
