@@ -5,7 +5,6 @@ DALI decides nothing: which image comes when, and what is done to it, is drawn h
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from cnnzoo.data.feeds import NO_FILE, Fed, Feeds
 from cnnzoo.data.loader import Keys, Loader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
-from cnnzoo.data.torch_loader import MOST_WORKERS, usable_cores
+from cnnzoo.data.torch_loader import MOST_WORKERS, _Threads, usable_cores
 from cnnzoo.errors import UserError
 
 INSTALL = "pip install nvidia-dali-cuda130"
@@ -37,7 +36,7 @@ class DaliLoader(Loader):
     Raises UserError where DALI is missing, and for an augmentation that it cannot execute.
     """
 
-    _pool: ThreadPoolExecutor | None = None
+    _readers: _Threads | None = None
     _pipe: "_Pipe | None" = None
 
     def __init__(
@@ -72,59 +71,56 @@ class DaliLoader(Loader):
         self.prefetch, self.hw_decoder_load = prefetch, float(hw_decoder_load)
         self.device = device if device is not None and device.type == "cuda" else None
         self.pin = pin
-        self._feeds = Feeds(Batches(split, augment, train, image_size, channels, seed))
+        self._feeds = Feeds(Batches(split, augment, train, image_size, channels, seed), finish=self.device is None)
 
     def close(self) -> None:
         """End DALI's threads and those that read. The next iteration starts new ones."""
-        pool, self._pool, self._pipe = self._pool, None, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        readers, self._readers = self._readers, None
+        pipe, self._pipe = self._pipe, None
+        if readers is not None:
+            readers.close()
+        if pipe is not None:
+            pipe.close()
 
     def _made(self) -> Iterator[Made]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="cnnzoo-loader")
-        feeds = self._ahead(self._pool)
+        if self._readers is None:
+            self._readers = _Threads(self._feeds, self.workers, False)  # type: ignore[arg-type]
+        feeds: Iterator[Any] = self._readers.make(Keys(self.sampler))  # type: ignore[arg-type]
+        batches: Iterator[tuple[Fed, Tensor]] | None = None
         while True:
             if self._pipe is None:
                 self._pipe = self._new_pipe()
-            flight = self._pipe.flight
+            pipe, batches = self._pipe, batches or self._pipe.run(feeds)
             try:
-                for fed, images in self._pipe.run(feeds):
-                    yield self._finished(fed, images)
-                return
-            except RuntimeError as error:
+                found = next(batches, None)
+            except RuntimeError:
                 # DALI takes no more after an error. Which of the batches in flight it was shows when one is made alone.
-                self._pipe = None
-                left = list(flight)
+                left = list(pipe.flight)
+                pipe.close()
                 if not left:
                     raise
-                yield self._again(left[0], error)
+                self._pipe = batches = None
                 feeds = chain(left[1:], feeds)
+                yield self._again(left[0])
+                continue
+            if found is None:
+                return
+            yield self._finished(*found)
 
-    def _again(self, fed: Fed, error: RuntimeError) -> Made:
+    def _again(self, fed: Fed) -> Made:
         """A batch that may have failed, made alone: by DALI, or where it cannot be, with every file decoded here."""
-        for attempt in (fed, self._feeds(fed.key, by_itself=False)):
-            try:
-                ((_, images),) = self._new_pipe().run(iter([attempt]))
-            except RuntimeError as again:
-                error = again
-            else:
-                return self._finished(attempt, images)
-        raise error
-
-    def _ahead(self, pool: ThreadPoolExecutor) -> Iterator[Fed]:
-        """What the epoch's batches are made of, in their order, read ahead by the pool."""
-        waiting: deque[Future[Fed]] = deque()
         try:
-            for key in Keys(self.sampler):
-                waiting.append(pool.submit(self._feeds, key))
-                if len(waiting) > self.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # broken off
-            for future in waiting:
-                future.cancel()
+            return self._alone(fed)
+        except RuntimeError:
+            return self._alone(self._feeds.make(fed.key, by_itself=False))
+
+    def _alone(self, fed: Fed) -> Made:
+        pipe = self._new_pipe()
+        try:
+            ((_, images),) = pipe.run(iter([fed]))
+            return self._finished(fed, images)
+        finally:
+            pipe.close()
 
     def _finished(self, fed: Fed, images: Tensor) -> Made:
         labels = torch.from_numpy(fed.labels)
@@ -157,29 +153,37 @@ class _Pipe:
 
     def run(self, feeds: Iterator[Fed]) -> Iterator[tuple[Fed, Tensor]]:
         """What is fed, with its images: uint8 (N, C, side, side), channels last; what an earlier run left is gone."""
-        pipeline = self._pipeline
         self._source.feeds = iter(())
         while self._next() is not None:
-            pipeline.release_outputs()
+            pass
         self.flight.clear()
-        pipeline.schedule_run()  # that there is nothing more ends DALI's epoch, and it can be reset
-        pipeline.reset()
+        self._pipeline.schedule_run()  # that there is nothing more ends DALI's epoch, and it can be reset
+        self._pipeline.reset()
         self._source.feeds = feeds
-        pipeline.schedule_run()
+        self._pipeline.schedule_run()
         while (images := self._next()) is not None:
             # DALI's executor gives a batch's memory away with it, and torch keeps it: nothing writes there any more.
             made = torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
-            pipeline.release_outputs()
-            pipeline.schedule_run()
+            self._pipeline.schedule_run()
             yield self.flight.popleft(), made
+
+    def close(self) -> None:
+        """End DALI's threads, and only then let go of what they read."""
+        self._pipeline = None
+        self._source.feeds = iter(())
+        self.flight.clear()
 
     def _next(self) -> Any:
         """The batch that DALI began first, on a GPU in the order of torch's stream; None where it has begun none."""
+        if self._pipeline is None:
+            raise RuntimeError("this iteration was broken off: its loader has been closed")
         stream = None if self._device is None else torch.cuda.current_stream(self._device)
         try:
-            return self._pipeline.share_outputs(stream)[0]
+            (images,) = self._pipeline.share_outputs(stream)
         except StopIteration:
             return None
+        self._pipeline.release_outputs()  # the executor's: the batch itself is ours
+        return images
 
 
 class _Source:
@@ -200,9 +204,9 @@ class _Source:
         self.flight.append(fed)  # DALI reads the arrays where they are
         files, pixels, are_files, draw = fed.files, fed.pixels, fed.are_files, fed.draw
         if not files:  # none of the batch's can be read: DALI wants one image at least
-            files, pixels, are_files = [NO_FILE], [np.zeros((1, 1, self.channels), np.uint8)], np.zeros(1, bool)
-            one = np.array([[1, 1]], np.int64)
-            draw = self.batches.draw(0, one[0, :1], one)
+            files, pixels = [NO_FILE], [np.zeros((self.side, self.side, self.channels), np.uint8)]
+            are_files, size = np.zeros(1, bool), np.array([[self.side, self.side]], np.int64)
+            draw = self.batches.draw(0, np.zeros(1, np.int64), size)
         shapes = draw.windows[:, 2:] if self.cuts_first else draw.resized
         corners = draw.windows[:, :2].astype(np.int32)
         inputs = (files, pixels, are_files, corners, shapes.astype(np.int32), draw.flips.astype(np.int32))
@@ -221,7 +225,7 @@ def _built(
     """The pipeline: from the source's inputs to finished images, uint8 (N, side, side, C)."""
     from nvidia.dali import fn, pipeline_def, types
 
-    on_gpu = device is not None
+    on_gpu, side, cuts_first = device is not None, source.side, source.cuts_first
     decoding: dict[str, Any] = {
         "device": "mixed" if on_gpu else "cpu",
         "output_type": types.RGB if source.channels == 3 else types.GRAY,
@@ -229,6 +233,7 @@ def _built(
         "hw_decoder_load": hw_decoder_load,
     }
     resizing: dict[str, Any] = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+    outside: dict[str, Any] = {"out_of_bounds_policy": "pad", "fill_values": 0}  # black
     inputs = [types.UINT8, types.UINT8, types.BOOL, types.INT32, types.INT32, types.INT32, types.FLOAT]
     ranks, layouts = [1, 3, 0, 1, 1, 0, 1], ["", "HWC", "", "", "", "", ""]
     count = 7 if source.erases else 6
@@ -250,35 +255,34 @@ def _built(
             layout=layouts[:count],
             no_copy=True,
         )
-        if source.cuts_first:
-            if is_file:
+
+        def cut(images: Any) -> Any:
+            return fn.slice(images, start=corner, shape=shape, axis_names="HW")
+
+        def finished(images: Any) -> Any:
+            if cuts_first:
+                images = fn.resize(images, size=[side, side], **resizing)
+            else:
+                images = fn.resize(images, size=fn.cast(shape, dtype=types.FLOAT), **resizing)
+                images = fn.slice(images, start=corner, shape=[side, side], axis_names="HW", **outside)
+            return fn.flip(images, horizontal=flip)
+
+        if is_file:
+            if cuts_first:
                 images = fn.decoders.image_slice(files, start=corner, shape=shape, axis_names="HW", **decoding)
             else:
-                images = fn.slice(pixels, start=corner, shape=shape, axis_names="HW")
-                if on_gpu:
-                    images = images.gpu()
-            images = fn.resize(images, size=[source.side, source.side], **resizing)
-        else:
-            if is_file:
                 images = fn.decoders.image(files, **decoding)
-            else:
-                images = pixels
-                if on_gpu:
-                    images = images.gpu()
-            images = fn.resize(images, size=fn.cast(shape, dtype=types.FLOAT), **resizing)
-            images = fn.slice(
-                images,
-                start=corner,
-                shape=[source.side, source.side],
-                axis_names="HW",
-                out_of_bounds_policy="pad",
-                fill_values=0,
-            )
-        images = fn.flip(images, horizontal=flip)
+            if not on_gpu:
+                images = finished(images)
+        else:
+            images = pixels  # finished, where the images are made on the CPU
+            if on_gpu:
+                images = (cut(pixels) if cuts_first else pixels).gpu()
+        if on_gpu:
+            images = finished(images)
         if source.erases:
-            images = fn.erase(
-                images, anchor=erased[0][:2], shape=erased[0][2:], axis_names="HW", fill_value=source.fill
-            )
+            anchor, extent = erased[0][:2], erased[0][2:]
+            images = fn.erase(images, anchor=anchor, shape=extent, axis_names="HW", fill_value=source.fill)
         return images
 
     return pipeline()

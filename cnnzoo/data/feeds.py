@@ -1,6 +1,6 @@
 """What DALI is fed: a batch's JPEGs or pixels, and what was drawn for them. Nothing here knows DALI."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from cnnzoo.data.augment import Draw
 from cnnzoo.data.batches import Batches, Indices, Key
 from cnnzoo.data.decode import BadFile, Bytes, Pixels, checked, decoded, examined, read, to_channels, why
+from cnnzoo.data.execute import execute, execute_each
 
 UNKNOWN, JPEG, OTHER = range(3)
 """What is known of a file: nothing yet, a sound JPEG that DALI decodes, or one that is decoded here."""
@@ -20,7 +21,7 @@ class Fed:
 
     key: Key
     files: list[Pixels]  # a JPEG's bytes, (bytes,); empty where there are pixels
-    pixels: list[Pixels]  # (H, W, C), upright; empty where there is a file
+    pixels: list[Pixels]  # (H, W, C), upright, or finished but for what is erased; empty where there is a file
     are_files: npt.NDArray[np.bool_]  # (N,)
     draw: Draw  # of the N
     labels: npt.NDArray[np.int64]  # of the finished batch
@@ -33,14 +34,20 @@ class Feeds:
 
     DALI takes damaged files without a word, so each is looked at from end to end the first time it is met; its kind and
     size are kept from then on. What is no plain JPEG is decoded here. Any number of threads may make feeds.
+
+    finish: what is pixels is cropped, resized and flipped here as well, several times as quickly as DALI does it on a
+        CPU; else it is handed over as it lies in memory.
     """
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.split = batches, batches.split
+    def __init__(self, batches: Batches, *, finish: bool) -> None:
+        self.batches, self.split, self.finish = batches, batches.split, finish
         self.kinds = np.zeros(len(self.split), np.int8)
         self.sizes = np.zeros((len(self.split), 2), np.int64)
 
-    def __call__(self, key: Key, *, by_itself: bool = True) -> Fed:
+    def __getitem__(self, key: Key) -> Fed:
+        return self.make(key)
+
+    def make(self, key: Key, *, by_itself: bool = True) -> Fed:
         """The feed for `key`; not `by_itself`: files are looked at anew, and all are decoded here."""
         epoch, indices = key
         if self.split.pixels is not None:
@@ -62,16 +69,30 @@ class Feeds:
             sizes.append(size)
         rows = self.batches.instead(good, len(indices)) if bad and good and self.batches.train else None
         places = np.array(good, np.int64)
+        draw = self.batches.draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
+        are_files = np.array([image.ndim == 1 for image in found], bool)
+        pixels = [self._no_pixels] * len(found)
+        decoded_here = np.flatnonzero(~are_files)
+        for row, image in zip(
+            decoded_here, self._finished([found[row] for row in decoded_here], draw.of(decoded_here)), strict=True
+        ):
+            pixels[row] = image
         return Fed(
             key,
             files=[image if image.ndim == 1 else NO_FILE for image in found],
-            pixels=[image if image.ndim == 3 else self._no_pixels for image in found],
-            are_files=np.array([image.ndim == 1 for image in found], bool),
-            draw=self.batches.draw(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2)),
+            pixels=pixels,
+            are_files=are_files,
+            draw=draw,
             labels=self.split.labels[indices[places if rows is None else places[rows]]],
             rows=rows,
             bad=bad,
         )
+
+    def _finished(self, frames: list[Pixels], draw: Draw) -> list[Pixels]:
+        if not self.finish or not frames:
+            return frames
+        images = execute_each(frames, replace(draw, erased=None), self.batches.channels)
+        return list(images.permute(0, 2, 3, 1).numpy())
 
     @property
     def _no_pixels(self) -> Pixels:
@@ -100,12 +121,12 @@ class Feeds:
     def _of_pixels(self, key: Key) -> Fed:
         epoch, indices = key
         assert self.split.pixels is not None
-        if self.split.pixels.shape[-1] == self.batches.channels:
-            pixels = [self.split.pixels[index] for index in indices]
-        else:
-            pixels = list(to_channels(self.split.pixels[indices], self.batches.channels))
-        count = len(indices)
+        count, labels = len(indices), self.split.labels[indices]
         sizes = np.tile(np.array(self.split.pixels.shape[1:3], np.int64), (count, 1))
         draw = self.batches.draw(epoch, indices, sizes)
-        labels = self.split.labels[indices]
+        if self.finish:
+            frames = to_channels(self.split.pixels[indices], self.batches.channels)
+            pixels = list(execute(frames, replace(draw, erased=None)).permute(0, 2, 3, 1).numpy())
+        else:
+            pixels = [to_channels(self.split.pixels[index], self.batches.channels) for index in indices]
         return Fed(key, [NO_FILE] * count, pixels, np.zeros(count, bool), draw, labels, None, [])
