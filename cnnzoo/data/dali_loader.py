@@ -3,8 +3,10 @@
 DALI decides nothing: which image comes when, and what is done to it, is drawn here as for every loader, and fed to it.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from typing import Any, Literal
 
@@ -21,7 +23,8 @@ from cnnzoo.data.split import Split
 from cnnzoo.data.torch_loader import MOST_WORKERS, _Threads, usable_cores
 from cnnzoo.errors import UserError
 
-INSTALL = "pip install nvidia-dali-cuda130"
+NEWEST = "13.0"
+"""The CUDA that DALI is installed for where no GPU says another."""
 
 
 class DaliLoader(Loader):
@@ -56,9 +59,7 @@ class DaliLoader(Loader):
         pin: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        problem = missing()
-        if problem is not None:
-            raise UserError(f"loader=dali: {problem}")
+        check(augment if train else Augment(), device)
         super().__init__(split, order, on_bad_file)
         self.workers = count_threads(workers)
         if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
@@ -66,8 +67,6 @@ class DaliLoader(Loader):
         share = isinstance(hw_decoder_load, int | float) and not isinstance(hw_decoder_load, bool)
         if not share or not 0 <= hw_decoder_load <= 1:
             raise UserError(f"loader.hw_decoder_load={hw_decoder_load}: a share of the images, from 0 to 1")
-        if train:
-            check_executable(augment)
         self.prefetch, self.hw_decoder_load = prefetch, float(hw_decoder_load)
         self.device = device if device is not None and device.type == "cuda" else None
         self.pin = pin
@@ -288,19 +287,43 @@ def _built(
     return pipeline()
 
 
-def check_executable(augment: Augment) -> None:
-    """Raise UserError for training with what DALI has no exact counterpart of."""
+def check(augment: Augment, device: torch.device | None) -> None:
+    """Raise UserError where DALI cannot be used for training so, with what to type instead."""
+    on_gpu = device is not None and device.type == "cuda"
+    problem = missing(torch.version.cuda if on_gpu else None)
+    if on_gpu and torch.version.cuda is None:
+        problem = "DALI knows NVIDIA's GPUs alone"
+    if problem is not None:
+        raise UserError(f"loader=dali: {problem}; or type loader=torch")
+    problem = unexecutable(augment)
+    if problem is not None:
+        raise UserError(f"{problem}; type loader=torch")
+
+
+def unexecutable(augment: Augment) -> str | None:
+    """What of an augmentation DALI has no exact counterpart of; None where it can do all."""
     for key, wanted in (("auto", augment.auto), ("color_jitter", any(augment.color_jitter or ()))):
         if wanted:
-            raise UserError(f"augment.{key}={getattr(augment, key)}: loader=dali cannot do it; type loader=torch")
+            return f"augment.{key}={getattr(augment, key)}: loader=dali cannot do it"
+    return None
 
 
-def missing() -> str | None:
-    """None where DALI can be used, else what is wrong, with what to type."""
+@cache
+def missing(cuda: str | None = None) -> str | None:
+    """Why DALI cannot be used, with the command that helps; None where it can. `cuda`: the GPU's version, "13.0"."""
+    if not sys.platform.startswith("linux"):
+        return "DALI runs on Linux alone"
+    major = (cuda or NEWEST).split(".")[0]
+    install = f"pip install nvidia-dali-cuda{major}0"
     try:
-        import nvidia.dali  # noqa: F401
-    except ImportError as error:
-        return f"DALI cannot be used ({error}); type {INSTALL}, or loader=torch"
+        import nvidia.dali
+    except ModuleNotFoundError:
+        return f"DALI is not installed: {install}"
+    except (ImportError, OSError) as error:
+        return f"DALI cannot be loaded ({' '.join(str(error).split())}): {install}"
+    built = nvidia.dali.__cuda_version__ // 1000
+    if cuda is not None and str(built) != major:
+        return f"DALI is built for CUDA {built}, torch for {cuda}: pip uninstall nvidia-dali-cuda{built}0; {install}"
     return None
 
 

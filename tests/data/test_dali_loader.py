@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from crews import DALI, NOBODY, alike, epoch_of, needs_dali, same
 from made_images import pixels_of, save
 from PIL import Image
@@ -216,6 +218,30 @@ def test_threads_by_themselves(loader_of, jpegs, monkeypatch):
     assert loader_of(jpegs, loader="dali").workers == 3
     monkeypatch.setattr(dali_loader, "usable_cores", lambda: 64)
     assert loader_of(jpegs, loader="dali").workers == 8
+
+
+def test_the_main_job_takes_it(job, tmp_path, caplog):
+    for name, value in (("dark", 60), ("light", 190)):
+        for number in range(40):
+            (tmp_path / "tones" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 24), (value + number % 20,) * 3).save(tmp_path / "tones" / name / f"{number}.jpg")
+    words = ("loader=dali", "loader.workers=1", "data=folder", f"data.root={tmp_path / 'tones'}", "data.batch_size=8")
+    with caplog.at_level("INFO"):
+        assert job("model=lenet", "data.cache.mode=encoded", "trainer.max_epochs=4", *words) == 1.0
+    assert any(re.fullmatch("loader +dali, 1 threads, decoding on the CPU", line) for line in caplog.messages)
+    assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["loader"] == "dali"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["loader.workers=0"], "loader.workers=0: it can be auto, or a number of threads, at least 1 for DALI"),
+        (["augment=trivial"], "augment.auto=trivialaugment: loader=dali cannot do it; type loader=torch"),
+    ],
+)
+def test_the_main_job_says_what_cannot_be(job, words, said):
+    with pytest.raises(UserError, match=f"^{said}$"):
+        job("model=lenet", "loader=dali", *words)
 
 
 def test_two_ranks_with_gloo(tmp_path):
