@@ -10,13 +10,12 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.batches import Batches, Made
-from cnnzoo.data.feeds import NO_FILE, Fed, Feeds
+from cnnzoo.data.feeds import Fed, Feeds, Inputs, Source
 from cnnzoo.data.loader import Keys, Loader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
@@ -94,7 +93,7 @@ class DaliLoader(Loader):
                 found = next(batches, None)
             except RuntimeError:
                 # DALI takes no more after an error. Which of the batches in flight it was shows when one is made alone.
-                left = list(pipe.flight)
+                left = [fed for fed, _ in pipe.flight]
                 pipe.close()
                 if not left:
                     raise
@@ -146,8 +145,9 @@ class _Pipe:
     """A DALI pipeline that executes draws; `flight` holds what was fed to it and did not come out yet."""
 
     def __init__(self, batches: Batches, batch_size: int, *, device: torch.device | None, **options: Any) -> None:
-        self._device, self._source = device, _Source(batches)
+        self._device, self._source = device, Source(batches)
         self.flight = self._source.flight
+        self._read: deque[tuple[torch.cuda.Event, Inputs]] = deque()
         self._pipeline = _built(self._source, batch_size, device, **options)
 
     def run(self, feeds: Iterator[Fed]) -> Iterator[tuple[Fed, Tensor]]:
@@ -155,6 +155,8 @@ class _Pipe:
         self._source.feeds = iter(())
         while self._next() is not None:
             pass
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
         self.flight.clear()
         self._pipeline.schedule_run()  # that there is nothing more ends DALI's epoch, and it can be reset
         self._pipeline.reset()
@@ -164,13 +166,25 @@ class _Pipe:
             # DALI's executor gives a batch's memory away with it, and torch keeps it: nothing writes there any more.
             made = torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
             self._pipeline.schedule_run()
-            yield self.flight.popleft(), made
+            fed, inputs = self.flight.popleft()
+            self._keep(inputs)
+            yield fed, made
 
     def close(self) -> None:
         """End DALI's threads, and only then let go of what they read."""
         self._pipeline = None
         self._source.feeds = iter(())
         self.flight.clear()
+        self._read.clear()
+
+    def _keep(self, inputs: Inputs) -> None:
+        """Keep alive what a GPU may still be reading: its work for a batch need not be done when that comes out."""
+        if self._device is not None:
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(self._device))
+            self._read.append((done, inputs))
+            while self._read[0][0].query() and len(self._read) > 1:
+                self._read.popleft()
 
     def _next(self) -> Any:
         """The batch that DALI began first, on a GPU in the order of torch's stream; None where it has begun none."""
@@ -185,35 +199,8 @@ class _Pipe:
         return images
 
 
-class _Source:
-    """What DALI calls for the next batch's inputs."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.side, self.channels = batches, batches.image_size, batches.channels
-        # Windows of random-resized crops are cut out before resizing, all others after it.
-        self.cuts_first = batches.train and batches.augment.crop == "random_resized"
-        nothing = batches.draw(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
-        self.erases, self.fill = nothing.erased is not None, list(nothing.fill)
-        self.feeds: Iterator[Fed] = iter(())
-        self.flight: deque[Fed] = deque()
-
-    def __call__(self) -> tuple[Any, ...]:
-        """Files, pixels, which of them counts, windows' corners, heights and widths, flips; what is erased."""
-        fed = next(self.feeds)
-        self.flight.append(fed)  # DALI reads the arrays where they are
-        files, pixels, are_files, draw = fed.files, fed.pixels, fed.are_files, fed.draw
-        if not files:  # none of the batch's can be read: DALI wants one image at least
-            files, pixels = [NO_FILE], [np.zeros((self.side, self.side, self.channels), np.uint8)]
-            are_files, size = np.zeros(1, bool), np.array([[self.side, self.side]], np.int64)
-            draw = self.batches.draw(0, np.zeros(1, np.int64), size)
-        shapes = draw.windows[:, 2:] if self.cuts_first else draw.resized
-        corners = draw.windows[:, :2].astype(np.int32)
-        inputs = (files, pixels, are_files, corners, shapes.astype(np.int32), draw.flips.astype(np.int32))
-        return inputs if draw.erased is None else (*inputs, draw.erased.astype(np.float32))
-
-
 def _built(
-    source: _Source,
+    source: Source,
     batch_size: int,
     device: torch.device | None,
     *,

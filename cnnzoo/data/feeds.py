@@ -1,6 +1,9 @@
 """What DALI is fed: a batch's JPEGs or pixels, and what was drawn for them. Nothing here knows DALI."""
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,7 @@ from cnnzoo.data.execute import execute, execute_each
 UNKNOWN, JPEG, OTHER = range(3)
 """What is known of a file: nothing yet, a sound JPEG that DALI decodes, or one that is decoded here."""
 NO_FILE = np.empty(0, np.uint8)
+Inputs = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,35 @@ class Feeds:
         else:
             pixels = [to_channels(self.split.pixels[index], self.batches.channels) for index in indices]
         return Fed(key, [NO_FILE] * count, pixels, np.zeros(count, bool), draw, labels, None, [])
+
+
+class Source:
+    """What DALI calls for the next batch's inputs, which it reads where they lie.
+
+    `feeds` gives an epoch's; `flight` keeps alive what was fed and did not come out yet.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.side, self.channels = batches, batches.image_size, batches.channels
+        # Windows of random-resized crops are cut out before resizing, all others after it.
+        self.cuts_first = batches.train and batches.augment.crop == "random_resized"
+        nothing = batches.draw(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
+        self.erases, self.fill = nothing.erased is not None, list(nothing.fill)
+        self.feeds: Iterator[Fed] = iter(())
+        self.flight: deque[tuple[Fed, Inputs]] = deque()
+
+    def __call__(self) -> Inputs:
+        """Files, pixels, which of them counts, windows' corners, heights and widths, flips; what is erased."""
+        fed = next(self.feeds)
+        files, pixels, are_files, draw = fed.files, fed.pixels, fed.are_files, fed.draw
+        if not files:  # none of the batch's can be read: DALI wants one image at least
+            files, pixels = [NO_FILE], [np.zeros((self.side, self.side, self.channels), np.uint8)]
+            are_files, size = np.zeros(1, bool), np.array([[self.side, self.side]], np.int64)
+            draw = self.batches.draw(0, np.zeros(1, np.int64), size)
+        shapes = draw.windows[:, 2:] if self.cuts_first else draw.resized
+        corners = draw.windows[:, :2].astype(np.int32)
+        inputs: Inputs = (files, pixels, are_files, corners, shapes.astype(np.int32), draw.flips.astype(np.int32))
+        if draw.erased is not None:
+            inputs = (*inputs, draw.erased.astype(np.float32))
+        self.flight.append((fed, inputs))
+        return inputs
