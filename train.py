@@ -11,7 +11,7 @@ Keys typed most (group=choice swaps a whole part, key=value sets one value, +key
   model.stem=small         the form for small images      data.image_size=64      side of the input, in pixels
   model.weights=W          IMAGENET1K_V1, or a file       data.batch_size=128     images per step and device
   optimizer.lr=0.01        learning rate                  data.channels=1         1 grey, 3 colour
-  optimizer.weight_decay=0 weight decay                   loader.workers=4        processes that read images
+  optimizer.weight_decay=0 weight decay                   loader.workers=4        who reads and decodes images
   trainer.max_epochs=20    how long                       trainer.precision=bf16-mixed
   scheduler.warmup_epochs=1                               label_smoothing=0.1     compile=true
   seed=1                   weights, order, augmentation   run_dir=DIR             test=false

@@ -13,10 +13,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from cnnzoo.data.auto import chosen
 from cnnzoo.data.cache import Cache
+from cnnzoo.data.dali_loader import check, count_threads
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.filling import in_bytes
 from cnnzoo.data.memory import available
+from cnnzoo.data.split import Split
 from cnnzoo.data.torch_loader import count_workers
 from cnnzoo.settle import Settled
 
@@ -31,21 +34,20 @@ def tell(rows: Mapping[str, str]) -> None:
 
 
 def describe(
-    data: DataModule, trainer: pl.Trainer, settled: Settled, cfg: DictConfig, parameters: int
+    data: DataModule, trainer: pl.Trainer, settled: Settled, cfg: DictConfig, parameters: int, loader: str
 ) -> dict[str, str]:
-    """What is about to run."""
+    """What is about to run; `loader` as `loader_of` says."""
     splits = {name: data.split(name) for name in ("train", "val", "test")}
     sizes = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
     train = splits["train"]
     assert train is not None
-    workers = count_workers(cfg.loader.workers, train)
     return {
         "model": f"{cfg.model.name} ({settled.stem} stem), {parameters:,} parameters",
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
         "input": f"{settled.image_size} x {settled.image_size} pixels, {settled.channels} "
         f"channel{'s' if settled.channels > 1 else ''}, batches of {data.batch_size}",
         "device": device_of(trainer),
-        "loader": f"torch, {workers} {_kind(cfg.loader.kind)}" if workers else "torch, in the training process",
+        "loader": _loader(loader, cfg.loader, train, trainer),
         "cache": "not needed: the set is in memory" if train.paths is None else _cache(data.cache),
         "run": shown(Path(cfg.run_dir)),
     }
@@ -80,7 +82,7 @@ def once_more(run_dir: Path) -> str:
     return " ".join(["python", "train.py", *keep])
 
 
-def hyperparameters(cfg: DictConfig, settled: Settled) -> dict[str, bool | str | float | int]:
+def hyperparameters(cfg: DictConfig, settled: Settled, loader: str) -> dict[str, bool | str | float | int]:
     """What sets one run apart from another, flat, for TensorBoard's table."""
     optimizer, scheduler = cfg.optimizer._target_.split(".")[-1], cfg.scheduler._target_.split(".")[-1]
     keep = {
@@ -95,6 +97,7 @@ def hyperparameters(cfg: DictConfig, settled: Settled) -> dict[str, bool | str |
         "image_size": settled.image_size,
         "stem": settled.stem,
         "augment": _augment(cfg.augment),
+        "loader": loader,
         "label_smoothing": cfg.label_smoothing,
         "precision": str(cfg.trainer.precision or "32-true"),
         "seed": cfg.seed,
@@ -133,8 +136,26 @@ def _augment(cfg: DictConfig) -> str:
     return " + ".join(part for part, wanted in parts.items() if wanted)
 
 
-def _kind(kind: str) -> str:
-    return "threads" if kind == "auto" else kind
+def loader_of(data: DataModule, trainer: pl.Trainer, cfg: DictConfig) -> str:
+    """What `cfg.loader` is, or comes to: "dali" or "torch". Raises UserError where DALI cannot be used."""
+    train, device = data.split("train"), trainer.strategy.root_device
+    assert train is not None
+    target = cfg.loader._target_.split(".")[-1]
+    if target == "auto_loader":
+        return chosen(train, data.augment, device, cfg.loader.kind)
+    if target == "DaliLoader":
+        check(data.augment, device)
+        return "dali"
+    return "torch"
+
+
+def _loader(loader: str, cfg: DictConfig, train: Split, trainer: pl.Trainer) -> str:
+    if loader == "dali":
+        where = "on the GPU" if trainer.strategy.root_device.type == "cuda" else "on the CPU"
+        return f"dali, {count_threads(cfg.workers)} threads, decoding {where}"
+    workers = count_workers(cfg.workers, train)
+    kind = "processes" if cfg.kind == "auto" else cfg.kind
+    return f"torch, {workers} {kind}" if workers else "torch, in the training process"
 
 
 def _cache(cache: Cache) -> str:

@@ -22,7 +22,7 @@ from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
-from cnnzoo.report import describe, hyperparameters, result, shown, tell, write_json
+from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, write_json
 from cnnzoo.settle import Settled, settle
 
 log = logging.getLogger(__name__)
@@ -140,13 +140,14 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         warnings.filterwarnings("ignore", pattern)
     run_dir = Path(cfg.run_dir)
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
-    tell(describe(data, trainer, settled, cfg, parameters))
+    loader = loader_of(data, trainer, cfg)
+    tell(describe(data, trainer, settled, cfg, parameters, loader))
     boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     for board in boards:
         lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
         board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
 
-    table = hyperparameters(cfg, settled)
+    table = hyperparameters(cfg, settled, loader)
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             logger.log_hyperparams(table)

@@ -8,6 +8,7 @@ import torch
 
 from cnnzoo.callbacks import BestCheckpoint, Bottleneck, ProgressBar, Speed
 from cnnzoo.callbacks.board import captioned_grid
+from cnnzoo.callbacks.bottleneck import advice
 from cnnzoo.data import Augment, TorchLoader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
@@ -134,6 +135,12 @@ def test_a_bottleneck_is_told_with_what_to_change(monkeypatch, caplog, split, op
     assert "2.5 times as fast" in line
     assert said in line
     assert line.endswith("times as fast") or "; try " in said
+
+
+@pytest.mark.parametrize(("workers", "said"), [(1, "loader.workers=3, one for each core"), (3, "")])
+def test_a_loader_without_kinds_is_not_told_of_them(monkeypatch, workers, said):
+    monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
+    assert advice(SimpleNamespace(split=files(4, 3), workers=workers)) == said
 
 
 @pytest.mark.parametrize("wait", [None, 0.0, 0.1])

@@ -63,7 +63,8 @@ def test_metrics_csv_has_every_epoch(lenet):
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     validated = [row for row in rows if row["val/acc1"]]
     assert [int(row["epoch"]) for row in validated] == [0, 1]
-    assert yaml.safe_load((run / "hparams.yaml").read_text())["optimizer.lr"] == 0.1
+    parameters = yaml.safe_load((run / "hparams.yaml").read_text())
+    assert (parameters["optimizer.lr"], parameters["loader"]) == (0.1, "torch")
 
 
 def test_a_training_shorter_than_the_logging_interval_has_a_curve(job, tmp_path):

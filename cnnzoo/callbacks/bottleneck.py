@@ -5,6 +5,7 @@ import logging
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cnnzoo.callbacks.speed import Speed
+from cnnzoo.data.dali_loader import DaliLoader
 from cnnzoo.data.torch_loader import TorchLoader, usable_cores
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class Bottleneck(Callback):
         if wait is None or wait <= MUCH or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
-        what = advice(loader) if isinstance(loader, TorchLoader) else ""
+        what = advice(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""
         log.warning(
             "the data is the bottleneck: %.0f%% of the epoch was spent waiting for images; "
             "without it training would be %.1f times as fast%s",
@@ -33,7 +34,7 @@ class Bottleneck(Callback):
         )
 
 
-def advice(loader: TorchLoader) -> str:
+def advice(loader: TorchLoader | DaliLoader) -> str:
     """What to type to have the loader's batches sooner, the surest first; empty where nothing is left to change."""
     split, cores = loader.split, usable_cores()
     if split.paths is None:
@@ -47,8 +48,5 @@ def advice(loader: TorchLoader) -> str:
         return f"a larger data.cache.budget, or data.cache.resize=256: {held:.0%} of the images are in RAM"
     if split.store is not None and split.store.channels is None:
         return "data.cache.mode=decoded, with data.cache.resize=256 if that does not fit: each image is decoded once"
-    return (
-        "loader.kind=processes, which do not take turns with training at running Python"
-        if loader.kind == "threads"
-        else ""
-    )
+    threads = getattr(loader, "kind", "") == "threads"
+    return "loader.kind=processes, which do not take turns with training at running Python" if threads else ""

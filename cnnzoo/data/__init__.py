@@ -4,7 +4,9 @@
 """
 
 from cnnzoo.data.augment import Augment
+from cnnzoo.data.auto import auto_loader
 from cnnzoo.data.cache import Cache
+from cnnzoo.data.dali_loader import DaliLoader
 from cnnzoo.data.preprocess import Preprocess
 from cnnzoo.data.sources import (
     Cifar10,
@@ -24,6 +26,7 @@ __all__ = [
     "Cache",
     "Cifar10",
     "Cifar100",
+    "DaliLoader",
     "Digits",
     "FashionMnist",
     "Folder",
@@ -33,4 +36,5 @@ __all__ = [
     "Preprocess",
     "Synthetic",
     "TorchLoader",
+    "auto_loader",
 ]

@@ -43,8 +43,8 @@ class Batches:
             images = execute(pixels, self.draw(epoch, indices, sizes_of(self.split, len(indices))))
             return images, torch.from_numpy(self.split.labels[indices]), []
         images, places, bad = self._of_files(epoch, indices, place)
-        if bad and self.train and places:  # the next good one of each, the first again after the last
-            rows = np.searchsorted(places, np.arange(len(indices))) % len(places)
+        if bad and self.train and places:
+            rows = self.instead(places, len(indices))
             images, places = images[torch.from_numpy(rows)], [places[row] for row in rows]
         return images, torch.from_numpy(self.split.labels[indices[places]]), bad
 
@@ -106,8 +106,16 @@ class Batches:
         if places:
             yield places, files, sizes
 
+    @staticmethod
+    def instead(good: list[int], size: int) -> Indices:
+        """Which of the good images stands at each place of a training batch of `size`, whose places `good` lists.
+
+        A bad one's place is taken by the next good one, after the last by the first.
+        """
+        return np.searchsorted(good, np.arange(size)) % len(good)
+
     def draw(self, epoch: int, indices: Indices, sizes: Indices) -> Draw:
-        """What is to be done to the images `indices` of `sizes` (N, 2)."""
+        """What is done to the images `indices` (N,) of `sizes` (N, 2) in that epoch."""
         if self.train:
             return self.augment.draw(self.seed, epoch, indices, sizes, self.image_size)
         return self.augment.for_evaluation(sizes, self.image_size)

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from threading import Barrier
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ WATCH = 5.0  # seconds between two looks of a worker process at whether its pare
 
 Said = tuple[int, list[BadFile]] | Exception  # rows made, and the files that took no part in them
 
+Thing = TypeVar("Thing", covariant=True)
+
 
 class Crew(Protocol):
     """Workers that live from one iteration to the next."""
@@ -42,10 +44,18 @@ class Crew(Protocol):
         ...
 
 
-class Threads:
+class Maker(Protocol[Thing]):
+    """Who knows how to make what a key stands for."""
+
+    def make(self, key: Key) -> Thing:
+        """It."""
+        ...
+
+
+class Threads(Generic[Thing]):
     """Threads of this process: they start at once and share everything, but only one at a time runs Python."""
 
-    def __init__(self, batches: Batches, workers: int) -> None:
+    def __init__(self, batches: Maker[Thing], workers: int) -> None:
         self.batches, self.ahead = batches, workers * AHEAD
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="cnnzoo-loader")
         before, started = torch.get_num_threads(), Barrier(workers + 1)
@@ -61,8 +71,8 @@ class Threads:
         started.wait()
         torch.set_num_threads(before)  # what threads that start later get
 
-    def make(self, keys: Iterable[Key]) -> Iterator[Made]:
-        waiting: deque[Future[Made]] = deque()
+    def make(self, keys: Iterable[Key]) -> Iterator[Thing]:
+        waiting: deque[Future[Thing]] = deque()
         try:
             for key in keys:
                 waiting.append(self.pool.submit(self.batches.make, key))

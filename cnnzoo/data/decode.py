@@ -91,6 +91,17 @@ def checked(data: Bytes) -> tuple[int, int]:
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
+def examined(data: Bytes) -> bool:
+    """Whether the file's bytes, `checked` before, are a JPEG of grey or colour, which every decoder decodes alike.
+
+    A JPEG is read from end to end, strictly, as `decoded` reads it, in about half of the time. Raises as it does.
+    """
+    if data[:3] != JPEG or _jpeg_header(data)[2] not in ("Gray", "YCbCr", "RGB"):
+        return False
+    simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+    return True
+
+
 def as_pixels(image: Image.Image, channels: int) -> Pixels:
     """Any Pillow image as uint8 (H, W, channels), upright. What is transparent is laid on white.
 

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from crews import ended, threads
+from crews import LOADERS, ended, threads
 from made_images import save
 
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.order import Order
 from cnnzoo.data.sources import Folder
-from cnnzoo.data.torch_loader import TorchLoader
 
 
 @pytest.fixture
@@ -28,10 +27,11 @@ def tree(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty images of five sizes, as a split of files."""
+    """Twenty images of five sizes, JPEGs but for some, as a split of files."""
     root = tmp_path_factory.mktemp("images")
     for number in range(20):
-        save(root / "train" / "ab"[number % 2] / f"{number}.png", 18 + 4 * (number % 5), 22)
+        name = f"{number}.{'jpg' if number % 3 else 'png'}"
+        save(root / "train" / "ab"[number % 2] / name, 18 + 4 * (number % 5), 22)
         save(root / "val" / "ab"[number % 2] / f"{number}.png")
     return Folder(str(root)).split("train")
 
@@ -41,11 +41,24 @@ def loader_of():
     """A function that makes a loader; the loaders' workers end with the test."""
     made = []
 
-    def make(split, batch_size=4, *, crop="random_resized", train=True, seed=0, image_size=16, channels=3, **options):
-        order = Order(len(split), batch_size, seed=seed, train=train)
-        augment = Augment(crop=crop, flip=0.5, eval_resize=1.0)
+    def make(
+        split,
+        batch_size=4,
+        *,
+        loader="torch",
+        crop="random_resized",
+        train=True,
+        seed=0,
+        image_size=16,
+        channels=3,
+        augment=None,
+        ranks=(0, 1),
+        **options,
+    ):
+        order = Order(len(split), batch_size, seed=seed, train=train, rank=ranks[0], world_size=ranks[1])
+        augment = augment or Augment(crop=crop, flip=0.5, eval_resize=1.0)
         made.append(
-            TorchLoader(
+            LOADERS[loader](
                 split,
                 order,
                 augment=augment,

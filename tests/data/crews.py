@@ -1,10 +1,20 @@
 """Who makes a loader's batches, and what the tests of it do with them."""
 
 import multiprocessing
+import os
 import threading
 
 import pytest
 import torch
+
+from cnnzoo.data.dali_loader import DaliLoader, missing
+from cnnzoo.data.torch_loader import TorchLoader
+
+# With CNNZOO_TEST_DALI=1, as in .ci/run on Linux, a missing DALI fails the tests instead of skipping them.
+needs_dali = pytest.mark.skipif(
+    os.environ.get("CNNZOO_TEST_DALI") != "1" and missing() is not None, reason="DALI is not installed"
+)
+LOADERS = {"torch": TorchLoader, "dali": DaliLoader}
 
 NOBODY = {"workers": 0}
 CREWS = [
@@ -13,7 +23,23 @@ CREWS = [
     {"workers": 1, "kind": "processes"},
     {"workers": 2, "kind": "processes"},
 ]
-every_crew = pytest.mark.parametrize("crew", [NOBODY, *CREWS], ids=lambda crew: "-".join(map(str, crew.values())))
+DALI = {"loader": "dali", "workers": 2}
+
+
+def params(crews):
+    return [
+        pytest.param(crew, id="-".join(map(str, crew.values())), marks=needs_dali if "loader" in crew else ())
+        for crew in crews
+    ]
+
+
+every_crew = pytest.mark.parametrize("crew", params([NOBODY, *CREWS, DALI]))
+every_loader = pytest.mark.parametrize("crew", params([NOBODY, DALI]))
+
+
+def alone(crew):
+    """The least that makes the same bytes as `crew`."""
+    return {**DALI, "workers": 1} if "loader" in crew else NOBODY
 
 
 def threads():
@@ -41,4 +67,12 @@ def epoch_of(loader, epoch=0):
 def same(first, second):
     return len(first) == len(second) and all(
         torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True)
+    )
+
+
+def alike(first, second):
+    """The same labels, and images that differ by less than a mean of 1 of 255 each."""
+    return len(first) == len(second) and all(
+        torch.equal(y, v) and (x.float() - u.float()).abs().mean((1, 2, 3)).max() < 1
+        for (x, y), (u, v) in zip(first, second, strict=True)
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from crews import NOBODY, epoch_of, every_crew
+from crews import epoch_of, every_crew, every_loader
 from made_images import save
 
 from cnnzoo.data.sources import Folder
@@ -68,9 +68,11 @@ def test_a_bad_file_can_be_skipped(damaged, loader_of, crew, caplog):
     assert torch.equal(images[at], images[(at + 1) % 8])
 
 
-def test_nothing_but_bad_files(damaged, loader_of):
+@every_loader
+@pytest.mark.parametrize("train", [True, False])
+def test_nothing_but_bad_files(damaged, loader_of, crew, train):
     split, path = damaged("text")
     bad = next(n for n in range(8) if split.path(n) == path)
     alone = Split(split.labels[[bad]], paths=split.paths[[bad]])
     with pytest.raises(UserError, match=f"no file of a whole batch can be read, {path} for one"):
-        epoch_of(loader_of(alone, 1, on_bad_file="skip", **NOBODY))
+        epoch_of(loader_of(alone, 1, on_bad_file="skip", train=train, **crew))

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from crews import DALI, LOADERS, NOBODY, params
 
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.datamodule import DataModule
@@ -43,6 +44,16 @@ class Net(pl.LightningModule):
 
     def of(self, stage, epoch=None):
         return [seen for seen in self.seen if seen[0] == stage and epoch in (None, seen[1])]
+
+
+@pytest.fixture(params=params([NOBODY, DALI]))
+def crew(request):
+    return {**request.param}
+
+
+def made_by(crew):
+    """The loader of a crew, as the configuration hands it over."""
+    return partial(LOADERS[crew.pop("loader", "torch")], **crew)
 
 
 def fitted(data, **options):
@@ -188,31 +199,53 @@ def test_where_nothing_is_tested(tree):
     assert small().has_test
 
 
-def test_training_sees_every_epoch_whole_and_in_another_order():
-    net, trainer = fitted(small(), max_epochs=3, num_sanity_val_steps=2)
+def test_training_sees_every_epoch_whole_and_in_another_order(crew):
+    loader = made_by(crew)
+    net, trainer = fitted(small(loader=loader), max_epochs=3, num_sanity_val_steps=2)
     orders = [[labels for *_, labels in net.of("train", epoch)] for epoch in range(3)]
     assert [len(order) for order in orders] == [7, 7, 7]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert len(net.of("val")) == 1 + 3  # val is 10 images, one batch: once for the sanity check
-    trainer.test(net, small(), verbose=False)
+    trainer.test(net, small(loader=loader), verbose=False)
     assert sum(len(labels) for *_, labels in net.of("test")) == 20
 
 
-def test_limited_batches_leave_nothing_behind():
-    whole, _ = fitted(small(), max_epochs=2)
-    limited, _ = fitted(small(), max_epochs=2, limit_train_batches=3)
+def test_limited_batches_leave_nothing_behind(crew):
+    loader = made_by(crew)
+    whole, _ = fitted(small(loader=loader), max_epochs=2)
+    limited, _ = fitted(small(loader=loader), max_epochs=2, limit_train_batches=3)
     for epoch in range(2):
         assert len(limited.of("train", epoch)) == 3
         assert limited.of("train", epoch) == whole.of("train", epoch)[:3]
 
 
-def test_fast_dev_run():
-    net, _ = fitted(small(), fast_dev_run=True)
+def test_validating_within_an_epoch_disturbs_nothing(crew, tree):
+    """Train and val, both of files, at once; and a val that is cut short."""
+    root = str(tree({"train/a": 9, "train/b": 9, "val/a": 4, "val/b": 4}))
+    whole, often = (
+        fitted(
+            DataModule(Folder, root=root, batch_size=2, image_size=8, loader=made_by(dict(crew))),
+            max_epochs=2,
+            **options,
+        )[0]
+        for options in ({}, {"val_check_interval": 4, "limit_val_batches": 3})
+    )
+    assert often.of("train") == whole.of("train")
+    assert len(whole.of("train")) == 2 * 9
+    once = [seen[2:] for seen in whole.of("val", 1)]
+    assert len(once) == 4
+    assert [seen[2:] for seen in often.of("val")] == once[:2] + 4 * once[:3]  # the sanity check is of two
+
+
+def test_fast_dev_run(crew):
+    net, _ = fitted(small(loader=made_by(crew)), fast_dev_run=True)
     assert [stage for stage, *_ in net.seen] == ["train", "val"]
 
 
-def test_overfitting_has_the_same_images_each_epoch():
-    net, _ = fitted(small(augment=Augment(crop="padded", flip=0.5)), max_epochs=2, overfit_batches=2)
+def test_overfitting_has_the_same_images_each_epoch(crew):
+    net, _ = fitted(
+        small(augment=Augment(crop="padded", flip=0.5), loader=made_by(crew)), max_epochs=2, overfit_batches=2
+    )
     assert [seen[2:] for seen in net.of("train", 0)] == [seen[2:] for seen in net.of("train", 1)]
     assert len(net.of("train", 0)) == 2
 
@@ -227,7 +260,9 @@ def test_files_under_a_trainer_with_workers(tree):
     assert runs[0] == runs[1]
 
 
-def test_the_ranks_of_a_trainer_share_the_work():
+def test_the_ranks_of_a_trainer_share_the_work(crew):
+    loader = made_by(crew)
+
     class Trainer:
         world_size, overfit_batches = 3, 0
 
@@ -239,7 +274,7 @@ def test_the_ranks_of_a_trainer_share_the_work():
 
     train, val = [], []
     for rank in range(3):
-        data = small()
+        data = small(loader=loader)
         data.trainer = Trainer(rank)
         data.setup()
         train.append(len(list(data.train_dataloader())))

@@ -89,7 +89,8 @@ def test_a_loader_whose_set_lies_on_the_device(loader_of, monkeypatch, crop):
     """The loader's whole way, with the CPU in the place of the GPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 0))
     monkeypatch.setattr("cnnzoo.data.torch_loader.one_ahead", lambda made, _: made)
-    loader = loader_of(pixels(), crop=crop, device=CPU)
+    loader = loader_of(pixels(), crop=crop)
+    loader.device = CPU
     assert same(epoch_of(loader), epoch_of(loader_of(pixels(), crop=crop)))
     assert (loader._resident is not None) == (crop == "padded")
     loader.close()

@@ -1,0 +1,93 @@
+"""Images per second of the DALI loader beside a DALI pipeline written straight from DALI's documentation.
+
+    python benchmarks/dali_loading.py DIR                # a folder with JPEGs, at any depth
+    python benchmarks/dali_loading.py DIR --device cuda  # decoded and augmented on the GPU
+    python benchmarks/dali_loading.py DIR --workers 8 --rounds 5
+
+Random-resized crop to 224, flip, shuffled, batches of 64 as uint8, as many threads for each. All take turns, `--rounds`
+times: an epoch each to warm up, in which ours also looks at every file once, then whole epochs; medians.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loading import BATCH, SIDE, report
+
+from cnnzoo.data import Augment, Cache, TorchLoader
+from cnnzoo.data.dali_loader import DaliLoader
+from cnnzoo.data.order import Order
+from cnnzoo.data.split import Split
+
+Epoch = Callable[[], Iterable[Any]]
+
+
+def bare(paths: list[str], workers: int, device: torch.device | None) -> Epoch:
+    """DALI from files, as its documentation shows."""
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=0 if device else None, seed=0)
+    def pipeline() -> Any:
+        files, labels = fn.readers.file(files=paths, random_shuffle=True, name="files")
+        images = fn.decoders.image_random_crop(files, device="mixed" if device else "cpu", output_type=types.RGB)
+        images = fn.resize(images, size=SIDE, interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
+
+    iterator = DALIGenericIterator(
+        pipeline(),
+        ["images", "labels"],
+        reader_name="files",
+        last_batch_policy=LastBatchPolicy.PARTIAL,
+        auto_reset=True,
+    )
+    return lambda: iterator
+
+
+def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> Epoch:
+    """A loader of this project."""
+    loader = kind(
+        split,
+        Order(len(split), BATCH, seed=0, train=True),
+        augment=Augment(crop="random_resized", flip=0.5),
+        train=True,
+        image_size=SIDE,
+        channels=3,
+        seed=0,
+        workers=workers,
+        pin=device is not None,
+        device=device,
+    )
+    return lambda: loader
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    args = parser.parse_args()
+    device = torch.device("cuda", 0) if args.device == "cuda" else None
+    paths = sorted(str(path) for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    split = Split(np.zeros(len(paths), np.int64), paths=np.array([os.fsencode(path) for path in paths]))
+    torch.set_num_threads(1)  # in the training process, which does nothing here but take batches
+    peers = {"bare DALI, from files": (bare(paths, args.workers, device), 1)}
+    for mode in ("none", "encoded", "decoded"):
+        stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")  # type: ignore[arg-type]
+        kept = replace(split, store=stores.get("train"))
+        for name, kind in (("dali", DaliLoader), ("torch", TorchLoader)):
+            what = "from files" if mode == "none" else f"cache {mode}"
+            peers[f"loader={name}, {what}"] = ours(kind, kept, args.workers, device), 1
+    where = torch.cuda.get_device_name(0) if device else "CPU"
+    report(f"{len(paths):,} photographs, {args.workers} threads, {where}", peers, args.rounds, "bare DALI, from files")
+
+
+if __name__ == "__main__":
+    main()
