@@ -26,6 +26,7 @@ READERS = 2  # threads per core, for reading: half of them may wait for the disk
 QUALITY, SAMPLING = 90, "420"  # of the JPEGs that `resize` makes; Pillow would halve the colours so, too
 RESERVE = 0.05  # of the machine's memory: filling ends where less is left, whatever the budget
 LOOKED = 64 * 2**20  # bytes between two looks at what is left
+BUFFER = 2**20  # bytes of a file that a thread reads at once; it grows with the files
 NAMED = 10  # bad files that an error names; the log names all
 EVERY = 30.0  # seconds between two lines where there is no terminal
 
@@ -58,6 +59,7 @@ class Filling:
         self.done = 0
         self.least = int(memory.available() * RESERVE)
         self._looked = 0
+        self._own = threading.local()
         self._end = threading.Event()  # the memory is full, or the run is broken off
 
     def run(self, on_bad_file: str) -> dict[str, Store]:
@@ -131,30 +133,36 @@ class Filling:
         pixels = decoded(read(path), self.channels or 3)
         pixels = resized(pixels[None], *smaller(pixels.shape[0], pixels.shape[1], self.side))[0]
         height, width = pixels.shape[:2]
-        data: bytes | Pixels = pixels
+        data: bytes | Pixels = np.ascontiguousarray(pixels)
         if self.channels is None:
-            data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), QUALITY, "RGB", SAMPLING)
-        size = len(data) if isinstance(data, bytes) else data.nbytes
-        start = self._room(size)
-        if start is None:
-            return None
-        piece = np.frombuffer(self.memory.view, np.uint8, size, start)
-        piece[:] = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
-        return start, size, height, width
+            data = simplejpeg.encode_jpeg(data, QUALITY, "RGB", SAMPLING)
+        return self._put(memoryview(data).cast("B"), height, width)  # type: ignore[arg-type]
 
     def _copied(self, path: str) -> tuple[int, int, int, int] | None:
-        """A file read straight to its place."""
-        file = os.open(path, os.O_RDONLY)
+        """A file as it is, by way of a buffer of this thread's own."""
+        data = self._read(path)
+        return self._put(data, *checked(data))
+
+    def _put(self, data: memoryview, height: int, width: int) -> tuple[int, int, int, int] | None:
+        start = self._room(len(data))
+        if start is None:
+            return None
+        self.memory.put(data, start)
+        return start, len(data), height, width
+
+    def _read(self, path: str) -> memoryview:
+        """The file's bytes, until this thread reads the next one."""
+        buffer: bytearray = getattr(self._own, "buffer", None) or bytearray(BUFFER)
+        file, size = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), 0
         try:
-            size = os.fstat(file).st_size
-            start = self._room(size)
-            if start is None:
-                return None
-            self.memory.copy(file, start, size)
+            while count := os.readv(file, [memoryview(buffer)[size:]]):
+                size += count
+                if size == len(buffer):
+                    buffer = buffer + bytearray(size)
         finally:
             os.close(file)
-        height, width = checked(self.memory.view[start : start + size])
-        return start, size, height, width
+        self._own.buffer = buffer
+        return memoryview(buffer)[:size]
 
     def _room(self, size: int) -> int | None:
         if self.memory.used - self._looked > LOOKED:

@@ -28,7 +28,7 @@ class Memory:
     def __init__(self, most: int, path: Path | None = None) -> None:
         self.most, self.used = max(most, 1), 0
         self._temporary: Path | None = None
-        self._lock, self._threads = threading.Lock(), threading.local()
+        self._lock = threading.Lock()
         if path is not None:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             self.path = str(path)
@@ -49,25 +49,14 @@ class Memory:
             start, self.used = self.used, self.used + size
         return start
 
-    def copy(self, file: int, start: int, size: int) -> None:
-        """Read `size` bytes of an open file to `start`. Raises OSError where the file has fewer."""
-        done = 0
-        while done < size:
-            if LINUX:  # inside the kernel: no page has to be zeroed and mapped before it is written
-                count = os.sendfile(self._at(start + done), file, None, size - done)
-            else:
-                count = os.readv(file, [self.view[start + done : start + size]])
-            if not count:
-                raise OSError("it became shorter while it was read")
-            done += count
-
-    def _at(self, offset: int) -> int:
-        """A descriptor of this thread's own that stands at `offset`."""
-        own = getattr(self._threads, "own", None)
-        if own is None:
-            own = self._threads.own = open(f"/proc/self/fd/{self._file}", "r+b", buffering=0)  # noqa: SIM115
-        own.seek(offset)
-        return own.fileno()
+    def put(self, data: memoryview, start: int) -> None:
+        """Write to a piece; not through the mapping, for which the kernel would zero and map each page first."""
+        if hasattr(os, "pwrite"):
+            while len(data):
+                done = os.pwrite(self._file, data, start)
+                data, start = data[done:], start + done
+        else:
+            self.view[start : start + len(data)] = data
 
     def finish(self, indices: dict[str, npt.NDArray[np.void]]) -> dict[str, int]:
         """Cut the file to what was taken, with the splits' indices (of ENTRY) behind it; returns where each begins."""
