@@ -10,24 +10,22 @@ times: an epoch each to warm up, in which ours also looks at every file once, th
 
 import argparse
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from loading import BATCH, SIDE, report
+from loading import BATCH, SIDE, Peers, rate, report
 
 from cnnzoo.data import Augment, Cache, TorchLoader
 from cnnzoo.data.dali_loader import DaliLoader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
 
-Epoch = Callable[[], Iterable[Any]]
 
-
-def bare(paths: list[str], workers: int, device: torch.device | None) -> Epoch:
+def bare(paths: list[str], workers: int, device: torch.device | None) -> Callable[[], float]:
     """DALI from files, as its documentation shows."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
@@ -46,10 +44,10 @@ def bare(paths: list[str], workers: int, device: torch.device | None) -> Epoch:
         last_batch_policy=LastBatchPolicy.PARTIAL,
         auto_reset=True,
     )
-    return lambda: iterator
+    return lambda: rate(iterator, 1)
 
 
-def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> Epoch:
+def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> Callable[[], float]:
     """A loader of this project."""
     loader = kind(
         split,
@@ -60,10 +58,9 @@ def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> 
         channels=3,
         seed=0,
         workers=workers,
-        pin=device is not None,
         device=device,
     )
-    return lambda: loader
+    return lambda: rate(loader, 1)
 
 
 def main() -> None:
@@ -78,15 +75,16 @@ def main() -> None:
     paths = sorted(str(path) for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     split = Split(np.zeros(len(paths), np.int64), paths=np.array([os.fsencode(path) for path in paths]))
     torch.set_num_threads(1)  # in the training process, which does nothing here but take batches
-    peers = {"bare DALI, from files": (bare(paths, args.workers, device), 1)}
+    peers: Peers = {"bare DALI, from files": bare(paths, args.workers, device)}
     for mode in ("none", "encoded", "decoded"):
         stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")  # type: ignore[arg-type]
         kept = replace(split, store=stores.get("train"))
         for name, kind in (("dali", DaliLoader), ("torch", TorchLoader)):
             what = "from files" if mode == "none" else f"cache {mode}"
-            peers[f"loader={name}, {what}"] = ours(kind, kept, args.workers, device), 1
+            peers[f"loader={name}, {what}"] = ours(kind, kept, args.workers, device)
     where = torch.cuda.get_device_name(0) if device else "CPU"
-    report(f"{len(paths):,} photographs, {args.workers} threads, {where}", peers, args.rounds, "bare DALI, from files")
+    bases = {"bare DALI": "bare DALI, from files", "ours from files": "loader=dali, from files"}
+    report(f"{len(paths):,} photographs, {args.workers} workers, {where}", peers, args.rounds, bases)
 
 
 if __name__ == "__main__":

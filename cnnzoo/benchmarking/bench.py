@@ -10,6 +10,7 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -25,6 +26,7 @@ from cnnzoo.benchmarking.measuring import (
 from cnnzoo.benchmarking.ways import Measured, choose, finalists, ways
 from cnnzoo.classifier import Classifier
 from cnnzoo.data import memory
+from cnnzoo.data.dali_loader import check, missing, unexecutable
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.filling import in_bytes
 from cnnzoo.data.split import Split
@@ -64,7 +66,8 @@ class Bench:
                 cores=self.cores,
                 mode=data.cache.mode,
                 resize=data.cache.resize,
-                kind=cfg.loader.kind,
+                loaders=_loaders(cfg.loader._target_.split(".")[-1], data, self.trainer.strategy.root_device),
+                kind=cfg.loader.get("kind", "auto"),
                 workers=cfg.loader.workers,
             )
         ]
@@ -155,6 +158,18 @@ class Bench:
     def _bytes(self, split: Split) -> float:
         """How many bytes the files of the whole set have, from those of a sample."""
         return sum(os.stat(split.path(index)).st_size for index in range(len(split))) / len(split) * self.cached
+
+
+def _loaders(typed: str, data: DataModule, device: torch.device) -> list[str]:
+    """The loaders to measure: what was typed, else torch's, and for files DALI's where it can be used."""
+    train = data.split("train")
+    if typed == "DaliLoader":
+        check(data.augment, device)
+        return ["dali"]
+    if typed == "TorchLoader" or train is None or train.paths is None:
+        return ["torch"]
+    can = missing(torch.version.cuda if device.type == "cuda" else None) is None and unexecutable(data.augment) is None
+    return ["torch", "dali"] if can else ["torch"]
 
 
 @contextmanager

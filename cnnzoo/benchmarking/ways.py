@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from cnnzoo.data.dali_loader import DaliLoader
 from cnnzoo.data.torch_loader import TorchLoader
 
-LOADERS: dict[str, Callable[..., Any]] = {"torch": TorchLoader}
+LOADERS: dict[str, Callable[..., Any]] = {"torch": TorchLoader, "dali": DaliLoader}
 """By what `loader=` calls them."""
 KINDS = ("threads", "processes")
 MODES = ("none", "encoded", "decoded")
@@ -17,7 +18,7 @@ NEAR = 0.03
 
 @dataclass(frozen=True)
 class Way:
-    """One way of loading. `mode` is None for sets in memory; `kind` is None where there are no workers."""
+    """One way of loading. `mode` is None for sets in memory; `kind` for DALI, and where there are no workers."""
 
     mode: str | None
     resize: int | None
@@ -35,6 +36,8 @@ class Way:
         """`4 threads`."""
         if not self.workers:
             return "training itself"
+        if self.loader == "dali":
+            return f"DALI, {self.workers} thread{'s' if self.workers > 1 else ''}"
         kind = {"threads": "thread", "processes": "process"}[str(self.kind)]
         return f"{self.workers} {kind if self.workers == 1 else self.kind}"
 
@@ -49,7 +52,7 @@ class Way:
         words = [
             f"data.cache.mode={self.mode}" if self.mode else "",
             f"data.cache.resize={self.resize}" if self.resize else "",
-            f"loader={self.loader}" if len(LOADERS) > 1 else "",
+            f"loader={self.loader}",
             f"loader.kind={self.kind}" if self.kind else "",
             f"loader.workers={self.workers}",
         ]
@@ -88,17 +91,25 @@ class Measured:
 
     @property
     def simplicity(self) -> tuple[float, int, int]:
-        """Sorts the simpler way first: less memory, threads before processes, fewer workers."""
-        return self.memory, 0 if self.way.kind is None else 1 + KINDS.index(self.way.kind), self.way.workers
+        """Sorts the simpler way first: less memory, threads before processes before DALI, fewer workers."""
+        crew = len(KINDS) if self.way.kind is None else KINDS.index(self.way.kind)
+        return self.memory, 1 + crew if self.way.workers else 0, self.way.workers
 
 
 def ways(
-    *, files: bool, cores: int, mode: str = "auto", resize: int | None = None, kind: str = "auto", workers: Any = "auto"
+    *,
+    files: bool,
+    cores: int,
+    mode: str = "auto",
+    resize: int | None = None,
+    loaders: Sequence[str] = ("torch",),
+    kind: str = "auto",
+    workers: Any = "auto",
 ) -> list[Way]:
     """The ways to measure, the simpler ones first: all, but for what was typed.
 
     Workers are 0 and the powers of two up to the number of cores, and that number. `resize` adds ways to those that
-    keep images as they are.
+    keep images as they are. `loaders` are those that may be used, of `LOADERS`.
     """
     caches: list[tuple[str | None, int | None]] = [(None, None)]
     if files:
@@ -109,8 +120,12 @@ def ways(
     if workers == "auto":
         numbers = [0, *sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})]
     kinds = KINDS if kind == "auto" else (kind,)
-    crews = [(each, number) for number in numbers for each in (kinds if number else (None,))]
-    return [Way(*cache, *crew) for cache in caches for crew in crews]
+    crews: list[tuple[str | None, int, str]] = []
+    if "torch" in loaders:
+        crews += [(each, number, "torch") for number in numbers for each in (kinds if number else (None,))]
+    if "dali" in loaders:
+        crews += [(None, number, "dali") for number in numbers if number]
+    return [Way(mode, side, *crew) for mode, side in caches for crew in crews]
 
 
 def choose(measured: Sequence[Measured], figure: Callable[[Measured], float]) -> Measured:

@@ -15,6 +15,7 @@ from PIL import Image
 import benchmark
 from cnnzoo import cli
 from cnnzoo.benchmarking import bench
+from cnnzoo.data.dali_loader import missing
 from cnnzoo.errors import UserError
 
 ROOT = Path(benchmark.__file__).parent
@@ -64,11 +65,14 @@ def test_files_are_measured_in_every_way_and_the_table_is_written(show, photos, 
     assert said(page, "data") == "folder: 28 training images, 9 of them measured"
     assert "RAM and filling are of all 32 images" in page
     rows = list(csv.DictReader(path.open()))
-    assert len(rows) == 3 * 5
+    dali = [row for row in rows if row["loader"] == "dali"]
+    assert len(rows) - len(dali) == 3 * 5
+    assert len(dali) == (0 if missing() else 3 * 2)
     assert all(float(row["loader_images_per_second"]) > 0 for row in rows)
     (chosen,) = [row for row in rows if row["chosen"] == "True"]
     crew = f"loader.kind={chosen['kind']} " if chosen["kind"] else ""
-    assert said(page, "settings") == f"data.cache.mode={chosen['cache']} {crew}loader.workers={chosen['workers']}"
+    crew = f"loader={chosen['loader']} {crew}loader.workers={chosen['workers']}"
+    assert said(page, "settings") == f"data.cache.mode={chosen['cache']} {crew}"
     tried = [row for row in rows if row["training_images_per_second"]]
     assert 1 <= len(tried) <= 2
     assert chosen in tried
@@ -116,11 +120,21 @@ def test_smaller_images_are_measured_where_they_are_asked_for(show, photos):
     assert said(page, "data") == "folder: 28 training images"
 
 
+def test_a_typed_loader_alone_is_measured(show, photos, tmp_path):
+    for name in ("torch", "dali"):
+        if name == "dali" and missing():
+            continue
+        path = tmp_path / f"{name}.csv"
+        words = (f"loader={name}", "loader.workers=1", "images=9", "data.cache.mode=encoded", f"csv={path}")
+        show("data=folder", f"data.root={photos}", *words)
+        assert {row["loader"] for row in csv.DictReader(path.open())} == {name}
+
+
 def test_sets_in_memory(show):
     page = show("data=digits", "loader.kind=threads")
     assert len(re.findall(r"^(?:not needed +- +-)? +(?:training itself|\d threads?)", page, re.MULTILINE)) == 3
     assert "RAM and filling" not in page
-    assert said(page, "settings").startswith("loader.")
+    assert said(page, "settings").startswith("loader=torch loader.")
 
 
 @pytest.mark.parametrize(
@@ -183,5 +197,7 @@ def test_in_the_shell_it_leaves_nothing_behind(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "image size 16 -> 32: lenet5 takes exactly 32 pixels" in done.stdout
-    assert re.search(r"^settings +loader\.kind=(threads|processes) loader\.workers=1$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^settings +loader=torch loader\.kind=(threads|processes) loader\.workers=1$", done.stdout, re.MULTILINE
+    )
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ def measured(mode, kind, workers, rate=100.0, *, memory=None, trained=None, wait
 
 
 def crews(found):
-    return [(way.kind, way.workers) for way in found]
+    return [(way.kind, way.workers) for way in found if way.loader == "torch"]
 
 
 def by_rate(each):
@@ -51,10 +51,23 @@ def test_what_is_typed_is_not_varied():
 
 def test_settings_are_what_to_type():
     assert Way("decoded", 256, "processes", 4).settings == (
-        "data.cache.mode=decoded data.cache.resize=256 loader.kind=processes loader.workers=4"
+        "data.cache.mode=decoded data.cache.resize=256 loader=torch loader.kind=processes loader.workers=4"
     )
-    assert Way("none", None, None, 0).settings == "data.cache.mode=none loader.workers=0"
-    assert Way(None, None, "threads", 1).settings == "loader.kind=threads loader.workers=1"
+    assert Way("none", None, None, 0).settings == "data.cache.mode=none loader=torch loader.workers=0"
+    assert Way(None, None, "threads", 1).settings == "loader=torch loader.kind=threads loader.workers=1"
+    assert Way("encoded", None, None, 2, "dali").settings == "data.cache.mode=encoded loader=dali loader.workers=2"
+
+
+def test_dali_has_threads_and_no_kind():
+    found = ways(files=True, cores=2, mode="encoded", loaders=["torch", "dali"])
+    assert [way.crew for way in found if way.loader == "dali"] == ["DALI, 1 thread", "DALI, 2 threads"]
+    assert crews(found) == [(None, 0), ("threads", 1), ("processes", 1), ("threads", 2), ("processes", 2)]
+    assert not [way for way in ways(files=True, cores=2, loaders=["dali"], workers=2) if way.loader == "torch"]
+
+
+def test_of_equals_dali_is_the_last():
+    threads, dali = measured("none", "threads", 8, 98), Measured(Way("none", None, None, 1, "dali"), rates=[100])
+    assert choose([dali, threads], by_rate) is threads
 
 
 def test_the_fastest_is_chosen_and_of_equals_the_simplest():
