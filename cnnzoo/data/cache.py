@@ -80,6 +80,7 @@ class Cache:
         place = self._place(splits, kept)
         found = _persisted(place, splits, kept)
         if found:
+            log.info("cache: %s, %s, mapped from an earlier run", place, in_bytes(place.stat().st_size))
             return found
         unfinished = place.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -176,7 +177,6 @@ def _persisted(place: Path, splits: Mapping[str, Split], channels: int | None) -
     if size != note["bytes"]:
         log.warning("cache: %s is cut short (%s of %s bytes) and is made anew", place, size, note["bytes"])
         return {}
-    log.info("cache: %s, %s, mapped from an earlier run", place, in_bytes(size))
     return {name: Store(str(place), note["begins"][name], len(split), channels) for name, split in splits.items()}
 
 

@@ -1,9 +1,11 @@
 """How much memory there is: what is free on the machine, and what a container's limit leaves of it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+OWN = Path("/proc/self/cgroup")
 
 
 def available() -> int:
@@ -27,15 +29,31 @@ def _of_machine() -> int:
 def _of_containers() -> list[int]:
     """What the control groups (version 2 or 1) leave: limit less use, files that can be dropped not counted as use."""
     found = [2**62]
-    for place, limit, use, cached in (
-        (V2, "memory.max", "memory.current", "inactive_file"),
-        (V1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for groups, limit, use, cached in (
+        (_groups(V2, ""), "memory.max", "memory.current", "inactive_file"),
+        (_groups(V1, "memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            most = int((place / limit).read_text())
-            used = int((place / use).read_text())
-            stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such group, or "max": no limit
-            continue
-        found.append(most - used + int(stat.get(cached, 0)))
+        for group in groups:
+            try:
+                most = int((group / limit).read_text())
+                used = int((group / use).read_text())
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
+            found.append(most - used + int(stat.get(cached, 0)))
+    return found
+
+
+def _groups(root: Path, controller: str) -> list[Path]:
+    """The control group of this process and those around it: a batch system's limit may lie in any of them.
+
+    In a container its own is what it sees as the root, whatever its path is called.
+    """
+    found = [root]
+    with suppress(OSError):
+        for line in OWN.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                for name in Path(path).parts[1:]:
+                    found.append(found[-1] / name)
     return found
