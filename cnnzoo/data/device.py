@@ -1,7 +1,6 @@
 """The last stretch to a GPU: batches put there one ahead, or small sets that lie there and never travel."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -17,8 +16,11 @@ PIXELS = 2**24  # resized at a time
 Moved = tuple[Made, torch.cuda.Event]
 
 
-def one_ahead(made: Iterator[Made], device: torch.device) -> Iterator[Made]:
-    """Batches on `device`: while one is used, the next one is waited for, pinned and on its way there."""
+def one_ahead(made: Iterator[Made], device: torch.device) -> Generator[Made, None, None]:
+    """Batches on `device`: while one is used, the next one is waited for, pinned and on its way there.
+
+    It has to be closed before anything else is made of what `made` uses, as a thread may be waiting for it.
+    """
     stream = torch.cuda.Stream(device)
 
     def move() -> Moved | None:
@@ -32,9 +34,9 @@ def one_ahead(made: Iterator[Made], device: torch.device) -> Iterator[Made]:
             return (images, labels, bad), stream.record_event()
 
     with ThreadPoolExecutor(1, thread_name_prefix="cnnzoo-loader-device") as mover:
-        moving: deque[Future[Moved | None]] = deque([mover.submit(move)])
-        while (moved := moving.popleft().result()) is not None:
-            moving.append(mover.submit(move))
+        moving: Future[Moved | None] = mover.submit(move)
+        while (moved := moving.result()) is not None:
+            moving = mover.submit(move)
             batch, arrived = moved
             now = torch.cuda.current_stream(device)
             now.wait_event(arrived)

@@ -1,6 +1,6 @@
 """The loader on PyTorch: small sets gathered a batch at a time in this process, files by threads or processes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Literal
 
 import torch
@@ -35,6 +35,7 @@ class TorchLoader(Loader):
 
     _crew: Crew | None = None
     _resident: Resident | None = None
+    _moving: Generator[Made, None, None] | None = None
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class TorchLoader(Loader):
 
     def close(self) -> None:
         """End the workers. The next iteration starts new ones."""
+        self._end_moving()
         crew, self._crew, self._resident = self._crew, None, None
         if crew is not None:
             crew.close()
@@ -71,8 +73,17 @@ class TorchLoader(Loader):
             self._resident = Resident(self._batches, self.device)
         if self._resident is not None:
             return self._resident.make(keys)
-        made = self._by_crew(keys)
-        return made if self.device is None else one_ahead(made, self.device)
+        if self.device is None:
+            return self._by_crew(keys)
+        self._end_moving()
+        self._moving = one_ahead(self._by_crew(keys), self.device)
+        return self._moving
+
+    def _end_moving(self) -> None:
+        """Let an iteration that was broken off end with its thread, before another one uses the crew."""
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.close()
 
     def _by_crew(self, keys: Keys) -> Iterator[Made]:
         if not self.workers:

@@ -1,9 +1,12 @@
 """Sets that lie on the device, tested on the CPU as if it were one; and the way to a GPU, where there is one."""
 
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 import torch
-from crews import epoch_of, same
+from crews import CREWS, NOBODY, ended, epoch_of, same, threads
 
 from cnnzoo.data import device as module
 from cnnzoo.data.augment import Augment
@@ -23,6 +26,27 @@ def pixels(channels=3):
 
 def batches_of(augment, *, train=True, image_size=16, channels=3, split=None):
     return Batches(split or pixels(), augment, train, image_size, channels, 5)
+
+
+@pytest.fixture
+def as_if_gpu(monkeypatch):
+    """The CPU in the place of a GPU: streams that do nothing, pinned memory that is ordinary."""
+
+    class Stream:
+        def __init__(self, device=None):
+            self.waited = []
+
+        def record_event(self):
+            return object()
+
+        def wait_event(self, event):
+            self.waited.append(event)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -85,16 +109,62 @@ def test_it_takes_a_quarter_of_what_is_free_at_most(monkeypatch, free, fits):
 
 
 @pytest.mark.parametrize("crop", ["padded", "random_resized"])
-def test_a_loader_whose_set_lies_on_the_device(loader_of, monkeypatch, crop):
+def test_a_loader_whose_set_lies_on_the_device(as_if_gpu, loader_of, monkeypatch, crop):
     """The loader's whole way, with the CPU in the place of the GPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 0))
-    monkeypatch.setattr("cnnzoo.data.torch_loader.one_ahead", lambda made, _: made)
     loader = loader_of(pixels(), crop=crop)
     loader.device = CPU
     assert same(epoch_of(loader), epoch_of(loader_of(pixels(), crop=crop)))
     assert (loader._resident is not None) == (crop == "padded")
     loader.close()
     assert loader._resident is None
+
+
+@pytest.mark.parametrize("crew", [NOBODY, *CREWS])
+def test_one_ahead(as_if_gpu, loader_of, files, crew):
+    """The same batches, whole epochs and after breaking off; the thread that moves them ends."""
+    loader = loader_of(files, **crew)
+    loader.device = CPU
+    expected = [epoch_of(loader_of(files, workers=0), epoch) for epoch in range(3)]
+    kept = []
+    for epoch in range(3):
+        assert same(epoch_of(loader, epoch), expected[epoch])
+        kept.append(iter(loader))
+        next(kept[-1])  # broken off, but not forgotten
+        (moving,) = [thread for thread in threads() if "device" in thread.name]
+        kept.append(iter(loader))
+        next(kept[-1])
+        assert not moving.is_alive()  # it may not ask the crew any more
+    assert same(epoch_of(loader, 0), expected[0])
+    next(iter(loader))
+    loader.close()
+    ended(thread for thread in threads() if "device" in thread.name)
+
+
+def test_it_is_one_ahead(as_if_gpu):
+    """When a batch is handed over, the next one has been asked for, and no other."""
+    asked, second = [], threading.Event()
+
+    def batches():
+        for number in range(4):
+            asked.append(number)
+            if number == 1:
+                second.set()
+            yield torch.zeros(1), torch.zeros(1), []
+
+    made = module.one_ahead(batches(), CPU)
+    next(made)
+    assert second.wait(10)
+    assert asked == [0, 1]
+    assert len(list(made)) == 3
+
+
+def test_what_goes_wrong_on_the_way_is_raised(as_if_gpu, loader_of, files, monkeypatch):
+    monkeypatch.setattr(Batches, "make", lambda *_: 1 // 0)
+    loader = loader_of(files, workers=0)
+    loader.device = CPU
+    with pytest.raises(ZeroDivisionError):
+        next(iter(loader))
 
 
 @gpu
