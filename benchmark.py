@@ -5,7 +5,7 @@
   python benchmark.py job=data data=cifar10 model=wide_resnet    a set in memory: who makes its batches
   python benchmark.py job=data loader.kind=threads data.cache.mode=decoded csv=ways.csv
 
-Type what you would type for train.py. A cache mode, a loader, a kind or a number of workers that you type is not varied.
+Type what you would type for train.py. A cache mode, a loader, a kind or a number of workers, once typed, is not varied.
 
 Keys:
   job=data             what is measured; so far this alone

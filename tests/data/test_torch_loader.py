@@ -15,6 +15,7 @@ from crews import CREWS, NOBODY, alone, ended, epoch_of, every_crew, every_loade
 from cnnzoo.data import batches, torch_loader
 from cnnzoo.data import loader as loader_module
 from cnnzoo.data.augment import Augment
+from cnnzoo.data.cache import Cache
 from cnnzoo.data.order import Order
 from cnnzoo.data.preprocess import Preprocess, normalize
 from cnnzoo.data.sources import Synthetic
@@ -68,9 +69,12 @@ def test_labels_stay_with_their_files(loader_of, files, crew):
 @pytest.mark.parametrize("crop", CROPS)
 def test_the_same_bytes_whoever_makes_them(loader_of, files, crop):
     expected = [epoch_of(loader_of(files, crop=crop, **NOBODY), epoch) for epoch in (0, 1)]
-    for crew in CREWS:
-        loader = loader_of(files, crop=crop, **crew)
-        assert all(same(epoch_of(loader, epoch), expected[epoch]) for epoch in (0, 1))
+    for crew in (*CREWS, {"workers": 4, "kind": "threads"}, {"workers": 4, "kind": "processes"}):
+        for mode in ("none", "encoded", "decoded"):
+            stores = Cache(mode=mode).fill({"train": files}, channels=3, on_bad_file="error")
+            loader = loader_of(replace(files, store=stores.get("train")), crop=crop, **crew)
+            assert all(same(epoch_of(loader, epoch), expected[epoch]) for epoch in (0, 1))
+            loader.close()
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
