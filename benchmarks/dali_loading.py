@@ -10,6 +10,7 @@ times: an epoch each to warm up, in which ours also looks at every file once, th
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,34 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading import BATCH, SIDE, Peers, rate, report
+from loading import BATCH, SIDE, Peers, dali, rate, report
 
 from cnnzoo.data import Augment, Cache, TorchLoader
 from cnnzoo.data.dali_loader import DaliLoader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
-
-
-def bare(paths: list[str], workers: int, device: torch.device | None) -> Callable[[], float]:
-    """DALI from files, as its documentation shows."""
-    from nvidia.dali import fn, pipeline_def, types
-    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
-
-    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=0 if device else None, seed=0)
-    def pipeline() -> Any:
-        files, labels = fn.readers.file(files=paths, random_shuffle=True, name="files")
-        images = fn.decoders.image_random_crop(files, device="mixed" if device else "cpu", output_type=types.RGB)
-        images = fn.resize(images, size=SIDE, interp_type=types.INTERP_LINEAR, antialias=True)
-        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
-
-    iterator = DALIGenericIterator(
-        pipeline(),
-        ["images", "labels"],
-        reader_name="files",
-        last_batch_policy=LastBatchPolicy.PARTIAL,
-        auto_reset=True,
-    )
-    return lambda: rate(iterator, 1)
 
 
 def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> Callable[[], float]:
@@ -75,7 +54,10 @@ def main() -> None:
     paths = sorted(str(path) for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     split = Split(np.zeros(len(paths), np.int64), paths=np.array([os.fsencode(path) for path in paths]))
     torch.set_num_threads(1)  # in the training process, which does nothing here but take batches
-    peers: Peers = {"bare DALI, from files": bare(paths, args.workers, device)}
+    bare = dali(paths, args.workers, on_gpu=device is not None)
+    if bare is None:
+        sys.exit("DALI is not installed: pip install nvidia-dali-cuda130")
+    peers: Peers = {"bare DALI, from files": bare}
     for mode in ("none", "encoded", "decoded"):
         stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")  # type: ignore[arg-type]
         kept = replace(split, store=stores.get("train"))

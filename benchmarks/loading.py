@@ -64,18 +64,18 @@ def torch_loader(images: list[str] | np.ndarray, steps: list[Any], batch: int, w
     return lambda: rate(loader, 1)
 
 
-def dali(paths: list[str], workers: int) -> Callable[[], float] | None:
-    """The peer: DALI on the CPU, from files, as its documentation shows; None where it is not installed."""
+def dali(paths: list[str], workers: int, *, on_gpu: bool = False) -> Callable[[], float] | None:
+    """The peer: DALI from files, as its documentation shows; None where it is not installed."""
     try:
         from nvidia.dali import fn, pipeline_def, types
         from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
     except ImportError:
         return None
 
-    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=None, seed=0)
+    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=0 if on_gpu else None, seed=0)
     def pipeline() -> Any:
         files, labels = fn.readers.file(files=paths, random_shuffle=True, name="files")
-        images = fn.decoders.image_random_crop(files, device="cpu", output_type=types.RGB)
+        images = fn.decoders.image_random_crop(files, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
         images = fn.resize(images, size=SIDE, interp_type=types.INTERP_LINEAR, antialias=True)
         return fn.flip(images, horizontal=fn.random.coin_flip()), labels
 
