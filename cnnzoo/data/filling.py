@@ -116,44 +116,35 @@ class Filling:
                 return
             path = split.path(at)
             try:
-                entry = self._kept(path)
+                data, height, width = self._kept(path)
             except Exception as error:  # whatever a broken file makes a decoder raise
                 self.bad.append(BadFile(path, why(error)))
                 continue
-            if entry is None:
+            place = self._room(len(data))
+            if place is None:
                 self._end.set()
                 return
-            index[at] = entry
+            self.memory.put(data, place)
+            index[at] = place, len(data), height, width
             self.done += 1
 
-    def _kept(self, path: str) -> tuple[int, int, int, int] | None:
-        """The entry of a file that was taken in, None where there is no more room."""
+    def _kept(self, path: str) -> tuple[memoryview, int, int]:
+        """(what is kept of a file, the image's height and width), until this thread asks for the next one."""
         if self.channels is None and self.side is None:
-            return self._copied(path)
+            file = self._read(path)
+            return file, *checked(file)
         pixels = decoded(read(path), self.channels or 3)
         pixels = resized(pixels[None], *smaller(pixels.shape[0], pixels.shape[1], self.side))[0]
         height, width = pixels.shape[:2]
         data: bytes | Pixels = np.ascontiguousarray(pixels)
         if self.channels is None:
             data = simplejpeg.encode_jpeg(data, QUALITY, "RGB", SAMPLING)
-        return self._put(memoryview(data).cast("B"), height, width)  # type: ignore[arg-type]
-
-    def _copied(self, path: str) -> tuple[int, int, int, int] | None:
-        """A file as it is, by way of a buffer of this thread's own."""
-        data = self._read(path)
-        return self._put(data, *checked(data))
-
-    def _put(self, data: memoryview, height: int, width: int) -> tuple[int, int, int, int] | None:
-        start = self._room(len(data))
-        if start is None:
-            return None
-        self.memory.put(data, start)
-        return start, len(data), height, width
+        return memoryview(data).cast("B"), height, width  # type: ignore[arg-type]
 
     def _read(self, path: str) -> memoryview:
-        """The file's bytes, until this thread reads the next one."""
+        """The file's bytes, in a buffer of this thread's own."""
         buffer: bytearray = getattr(self._own, "buffer", None) or bytearray(BUFFER)
-        file, size = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), 0
+        file, size = os.open(path, os.O_RDONLY), 0
         try:
             while count := os.readv(file, [memoryview(buffer)[size:]]):
                 size += count

@@ -51,12 +51,9 @@ class Memory:
 
     def put(self, data: memoryview, start: int) -> None:
         """Write to a piece; not through the mapping, for which the kernel would zero and map each page first."""
-        if hasattr(os, "pwrite"):
-            while len(data):
-                done = os.pwrite(self._file, data, start)
-                data, start = data[done:], start + done
-        else:
-            self.view[start : start + len(data)] = data
+        while len(data):
+            done = os.pwrite(self._file, data, start)
+            data, start = data[done:], start + done
 
     def finish(self, indices: dict[str, npt.NDArray[np.void]]) -> dict[str, int]:
         """Cut the file to what was taken, with the splits' indices (of ENTRY) behind it; returns where each begins."""

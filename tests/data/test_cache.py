@@ -1,5 +1,6 @@
 """The cache: what it holds, what it says, and what becomes of it."""
 
+import errno
 import json
 import logging
 import os
@@ -225,6 +226,17 @@ def test_a_directory_that_cannot_be(split, tmp_path):
         filled(split, mode="encoded", persist=str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize("mode", ["encoded", "decoded"])
+def test_a_full_disk_is_no_bad_file(split, tmp_path, monkeypatch, mode):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match=r"data\.cache\.persist=.*kept: No space left on device"):
+        filled(split, mode=mode, persist=str(tmp_path / "kept"))
+    assert not list((tmp_path / "kept").iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -318,32 +330,3 @@ def test_ranks_of_a_machine_share_one(tmp_path, failing):
 def test_alone_it_is_filled_here(split):
     assert fill_once(Cache(mode="none"), {"train": split}, channels=3, on_bad_file="error") == {}
     assert fill_once(Cache(), {"train": split}, channels=3, on_bad_file="error")["train"].held == 12
-
-
-def test_containers_limits_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "V2", tmp_path)
-    free = memory.available()
-    (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available() == pytest.approx(free, rel=0.2)
-    (tmp_path / "memory.max").write_text("1000000\n")
-    assert memory.available() == 500_000
-
-
-@pytest.mark.parametrize(("version", "line"), [("V2", "0::/jobs/mine"), ("V1", "7:cpu,memory:/jobs/mine")])
-def test_a_limit_of_a_group_further_in_counts(tmp_path, monkeypatch, version, line):
-    """Batch systems put each job into a group of its own, without a container."""
-    files = {
-        "V2": ("memory.max", "memory.current", "inactive_file"),
-        "V1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    }[version]
-    (tmp_path / "cgroup").write_text(f"3:pids:/\n{line}\n")
-    monkeypatch.setattr(memory, "OWN", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, version, tmp_path)
-    for place, limit in (("jobs", 1_000_000), ("jobs/mine", 2_000_000)):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / files[0]).write_text(f"{limit}\n")
-        (tmp_path / place / files[1]).write_text("700000\n")
-        (tmp_path / place / "memory.stat").write_text(f"{files[2]} 200000\n")
-    assert memory.available() == 500_000  # the tighter one, which is further out
