@@ -152,20 +152,22 @@ class Processes:
             self._crew.append(process)
 
     def make(self, keys: Iterable[Key]) -> Iterator[Made]:
-        left = deque(keys)
+        left = iter(keys)
+        key = next(left, None)
         waiting: deque[int] = deque()  # tickets, in the keys' order
         done: dict[int, Said] = {}
         most = len(self._crew) * AHEAD
         try:
-            while left or waiting:
+            while key is not None or waiting:
                 if not self._lines:
                     raise RuntimeError("this iteration was broken off: its loader has been closed since")
                 batch = None
                 if waiting and waiting[0] in done:
                     ticket = waiting.popleft()
                     batch = self._handed_on(ticket, done.pop(ticket))
-                while left and len(waiting) < most and self._free:
-                    waiting.append(self._send(left.popleft()))
+                while key is not None and len(waiting) < most and self._free:
+                    waiting.append(self._send(key))
+                    key = next(left, None)
                 if batch is not None:
                     yield batch
                     continue

@@ -12,6 +12,7 @@ from crews import NOBODY, epoch_of, same, workers
 
 from cnnzoo.data import crew
 from cnnzoo.data.crew import AHEAD, SPARE
+from cnnzoo.data.loader import Keys
 from cnnzoo.errors import UserError
 
 
@@ -40,6 +41,22 @@ def test_who_keeps_batches_gets_copies_and_slots_come_back(loader_of, files, loa
     assert 0 < len(loader._crew._free) < slots
     del kept
     assert len(loader._crew._free) == slots
+
+
+def test_keys_are_taken_as_workers_need_them(loader):
+    """What stands behind them, such as the benchmark's passes, happens when it is due."""
+    taken = []
+
+    def keys():
+        for key in Keys(loader.sampler):
+            taken.append(key)
+            yield key
+
+    next(iter(loader))
+    made = loader._crew.make(keys())
+    next(made)
+    assert len(taken) <= 1 + AHEAD + 1 < len(loader)
+    assert len(list(made)) == len(loader) - 1
 
 
 def test_breaking_off_gives_all_slots_back(loader):

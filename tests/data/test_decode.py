@@ -1,5 +1,6 @@
 """Files of all kinds to pixels."""
 
+import io
 import struct
 import zlib
 
@@ -8,7 +9,7 @@ import pytest
 from made_images import pixels_of
 from PIL import Image
 
-from cnnzoo.data.decode import decode, why
+from cnnzoo.data.decode import checked, decode, decoded, why
 
 GREY = pixels_of("grey", 10, 14, 1)[..., 0]
 COLOUR = pixels_of("colour", 10, 14)
@@ -200,3 +201,22 @@ def _png(values, kind):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+TIFF = {  # the header, and one entry: tag, kind, count, value
+    "little": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+    "big": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("segment", [XMP, *(b"Exif\0\0" + tiff for tiff in TIFF.values())], ids=["xmp", *TIFF])
+def test_orientation_wherever_it_stands(saved, segment):
+    path = saved(Image.fromarray(GREY), "jpg", quality=95)
+    with open(path, "rb") as file:
+        data = file.read()
+    turned = data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+    with Image.open(io.BytesIO(turned)) as image:
+        assert image.getexif()[0x0112] == 6  # Pillow agrees
+    assert np.array_equal(decoded(turned, 1), decoded(data, 1).transpose(1, 0, 2)[:, ::-1])
+    assert checked(turned) == checked(data)[::-1]
