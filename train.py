@@ -4,6 +4,7 @@
   python train.py model=vgg model.name=vgg11_bn                 another network of a family
   python train.py model=lenet data=folder data.root=~/flowers   your own images, one folder per class
   python train.py -m model=lenet,resnet optimizer.lr=0.1,0.01   every combination, one run after the other
+  python train.py resume=runs/digits/resnet18/...               go on with a run that was stopped, where it was
   python train.py model=resnet --cfg job                        print the whole configuration and exit
 
 Keys typed most (group=choice swaps a whole part, key=value sets one value, +key=value adds one):
@@ -15,6 +16,7 @@ Keys typed most (group=choice swaps a whole part, key=value sets one value, +key
   trainer.max_epochs=20    how long                       trainer.precision=bf16-mixed
   scheduler.warmup_epochs=1                               label_smoothing=0.1     compile=true
   seed=1                   weights, order, augmentation   run_dir=DIR             test=false
+  ema=0.999                average of the weights         resume=DIR              go on with a run that was stopped
 
 A misspelt key is an error that names the nearest one. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
@@ -39,10 +41,11 @@ def main(cfg: DictConfig) -> float | None:
         scheduler=cli.instantiate(cfg.scheduler, "scheduler"),
         cfg=cfg,
     )
+    callbacks = [cli.instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     trainer = cli.instantiate(
         cfg.trainer,
         "trainer",
-        callbacks=[cli.instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node],
+        callbacks=callbacks + training.averaging(cfg.ema),
         logger=[cli.instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
     )
     return training.train(classifier, data, trainer, settled, cfg)

@@ -48,6 +48,7 @@ class Classifier(pl.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
         self.facts = dict(facts or {})
+        self._resumed_means: dict[str, list[Tensor]] = {}
         self.train_means: Any = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
         self.eval_means: Any = nn.ModuleDict(
             {
@@ -124,9 +125,30 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what inference needs, and the figures of this moment; plain types only, so that loading runs no code."""
+        """Add what inference needs, the figures of this moment, and the sums behind the means of the present epoch.
+
+        All of it is plain, so that loading runs no code.
+        """
         now = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["cnnzoo"] = {**self.facts, "epoch": self.current_epoch, "metrics": now}
+        checkpoint["cnnzoo"] = {**self.facts, "epochs": self.current_epoch, "metrics": now}
+        reduce = self.trainer.strategy.reduce
+        checkpoint["train_means"] = {
+            name: [reduce(part.clone(), reduce_op="sum").cpu() for part in (mean.mean_value, mean.weight)]
+            for name, mean in self.train_means.items()
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums until training starts."""
+        self._resumed_means = checkpoint["train_means"]
+
+    def on_train_start(self) -> None:
+        """Go on with the means of an epoch that a resumed run is in the middle of: on one process, for all."""
+        for name, (total, weight) in self._resumed_means.items():
+            mean = self.train_means[name]
+            mean.update(torch.zeros_like(mean.weight), torch.zeros_like(mean.weight))
+            if self.trainer.is_global_zero:
+                mean.mean_value, mean.weight = total.to(mean.weight), weight.to(mean.weight)
+        self._resumed_means = {}
 
 
 def _call(key: str, factory: Callable[..., Any], *args: Any, **numbers: Any) -> Any:

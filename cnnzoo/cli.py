@@ -25,13 +25,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnzoo import resuming
 from cnnzoo.errors import UserError, unknown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "csv", "picture")
+PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "resume", "csv", "picture")
 """Their values are paths: taken literally, `~` expanded."""
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
+
+OWN = ("run_dir", "resume")
+"""What belongs to one start of a run, not to the run."""
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,9 @@ log = logging.getLogger(__name__)
 def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     """Run a job as `hydra.main` would, on `conf/<config>.yaml`, with the command line checked and mended first."""
     try:
-        argv, dropped = prepare(sys.argv[1:], config=config, help_text=sys.modules[main.__module__].__doc__ or "")
+        typed, run_dir = _resumed(sys.argv[1:])
+        argv, dropped = prepare(typed, config=config, help_text=sys.modules[main.__module__].__doc__ or "")
+        going_on = None if run_dir is None else _going_on(run_dir, argv, config)
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -49,6 +55,8 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
 
     def task(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
+        if going_on is not None:
+            cfg = going_on
         if "run_dir" in cfg:
             cfg.run_dir = settings.runtime.output_dir  # in a multirun each job has its own
         try:
@@ -83,6 +91,44 @@ def instantiate(node: DictConfig, key: str, **more: Any) -> Any:
         if isinstance(cause, (TypeError, ValueError)) or name in ("MisconfigurationException", "ModuleNotFoundError"):
             raise UserError(f"{key}: {cause}") from error
         raise
+
+
+def _resumed(argv: list[str]) -> tuple[list[str], Path | None]:
+    """The command line with the words that the run of `resume=` was started with, and its directory, where one is.
+
+    `resume=auto` is the run in `run_dir`, if there is one yet.
+    """
+    args, _ = get_args_parser().parse_known_args(argv)
+    values = {key: _unquoted(word) for word in args.overrides for key in OWN if word.startswith(f"{key}=")}
+    wanted = values.get("resume", "null")
+    if wanted == "null" or args.multirun:
+        return argv, None
+    rest = [word for word in argv if word not in args.overrides or not word.startswith("resume=")]
+    if wanted == "auto":
+        if "run_dir" not in values:
+            raise UserError("resume=auto needs run_dir=DIR, the same in each start: the run there goes on, or begins")
+        wanted = values["run_dir"]
+        if not (Path(wanted) / ".hydra" / "overrides.yaml").is_file():
+            return rest, None
+    elif "run_dir" in values:
+        raise UserError(f"resume={wanted}: a resumed run goes on in its own directory; leave run_dir out")
+    run_dir = Path(wanted)
+    recorded = resuming.words_of(run_dir)
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(f"resume={run_dir}: it cannot be written to; copy it to where it can, and resume the copy")
+    keys = {_parse(_quote_path(word)).key_or_group for word in rest if word in args.overrides} | set(OWN)
+    before = [word for word in recorded if _parse(word).key_or_group not in keys]
+    rest = [word for word in rest if not word.startswith("run_dir=")]
+    own = [f"resume={_quoted(str(run_dir))}", f"hydra.run.dir={_quoted(str(run_dir))}", "hydra.output_subdir=null"]
+    return [*before, *rest, *(word for word in own if word not in rest)], run_dir
+
+
+def _going_on(run_dir: Path, argv: list[str], config: str) -> DictConfig:
+    """The configuration that the run in `run_dir` goes on with, when these are the words."""
+    typed = [word for word in get_args_parser().parse_known_args(argv)[0].overrides if not word.startswith("hydra.")]
+    recorded = [word for word in resuming.words_of(run_dir) if not word.startswith("run_dir=")]
+    new = [word for word in typed if word not in recorded and not word.startswith("resume=")]
+    return resuming.going_on(run_dir, _compose(config, recorded), _compose(config, typed), new)
 
 
 def choices(group: str) -> list[str]:
@@ -158,9 +204,18 @@ def _quote_path(word: str) -> str:
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if quoted or value == "null" or re.match(r"(choice|glob)\(", value):
         return word
-    value = os.path.expanduser(value)
+    return f"{plus}{key}={_quoted(os.path.expanduser(value))}"
+
+
+def _quoted(value: str) -> str:
+    """As Hydra's grammar takes it for what it is, letter by letter."""
     value = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value).replace("${", r"\${")
-    return f"{plus}{key}='{value}'"
+    return f"'{value}'"
+
+
+def _unquoted(word: str) -> str:
+    """The value of a word whose key is a path's."""
+    return str(_parse(_quote_path(word)).value())
 
 
 def _parse(word: str) -> Override:
@@ -231,8 +286,12 @@ def _check_run_dir(run_dir: Path, *, multirun: bool) -> None:
     place = "*/" if multirun else ""
     finished = any(run_dir.glob(f"{place}metrics.json"))
     if finished or any(run_dir.glob(f"{place}checkpoints/*.ckpt")):
-        state = "a finished run" if finished else "a run that did not finish"
-        raise UserError(f"run_dir={run_dir} already holds {state}: name another run_dir, or delete it first")
+        way = "name another run_dir, or delete it first"
+        if finished:
+            raise UserError(f"run_dir={run_dir} already holds a finished run: {way}")
+        raise UserError(
+            f"run_dir={run_dir} already holds a run that did not finish: resume={run_dir} goes on; or {way}"
+        )
 
 
 def _compose(config: str, overrides: list[str]) -> DictConfig:

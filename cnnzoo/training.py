@@ -1,28 +1,37 @@
 """The main job: settle the input, build the network, fit, test the best checkpoint, write down what came out."""
 
+import errno
 import logging
-import time
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from cnnzoo.callbacks import Speed
+from cnnzoo.callbacks import EMA, Checkpoints, Speed, Stopped
 from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
+from cnnzoo.loggers import CSV, TensorBoard
 from cnnzoo.models import create_model, info
 from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, write_json
+from cnnzoo.resuming import newest, record
 from cnnzoo.settle import Settled, settle
 
 log = logging.getLogger(__name__)
@@ -45,6 +54,11 @@ def seed_everything(seed: int) -> None:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: a whole number from 0 to {2**32 - 1}")
     pl.seed_everything(seed, verbose=False)
+
+
+def averaging(decay: float | None) -> list[pl.Callback]:
+    """What `ema=` asks for."""
+    return [] if decay is None else [EMA(decay)]
 
 
 def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, Settled]:
@@ -139,43 +153,40 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
     for pattern in QUIET:
         warnings.filterwarnings("ignore", pattern)
     run_dir = Path(cfg.run_dir)
+    start = going_on(run_dir, data, trainer, cfg) if cfg.resume is not None else None
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
     loader = loader_of(data, trainer, cfg)
     tell(describe(data, trainer, settled, cfg, parameters, loader))
     boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    for board in boards:
-        lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
-        board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
+    if start is None:
+        for board in boards:
+            lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
+            board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
 
     table = hyperparameters(cfg, settled, loader)
     for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
+        if isinstance(logger, CSV):
             logger.log_hyperparams(table)
     steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
     often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
-    started = time.perf_counter()
-    try:
-        trainer.fit(classifier, datamodule=data)
-    except SystemExit:  # how Lightning ends on Ctrl-C
-        log.info("stopped in epoch %d; the epochs before are in %s", trainer.current_epoch + 1, shown(run_dir))
-        raise
-    seconds = time.perf_counter() - started
-    figures = final_figures(trainer)
+    fit(classifier, data, trainer, run_dir, start)
+    figures = final_figures(trainer, {} if start is None else start[1]["cnnzoo"]["metrics"])
     epochs = trainer.current_epoch
-    best = run_dir / "checkpoints" / "best.ckpt"
-    if best.exists():
-        saved = torch.load(best, map_location="cpu", weights_only=True)
+    kept = [path for name in ("best", "last") if (path := run_dir / "checkpoints" / f"{name}.ckpt").exists()]
+    saved = torch.load(kept[0], map_location="cpu", weights_only=True) if kept else None
+    if saved is not None:
         classifier.load_state_dict(saved["state_dict"])
         figures |= {name: value for name, value in saved["cnnzoo"]["metrics"].items() if name.startswith("val/")}
     if cfg.test and data.has_test:
         trainer.test(classifier, datamodule=data, verbose=False)
         figures |= {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("test/")}
 
+    seconds = next((each.seconds for each in trainer.callbacks if isinstance(each, Checkpoints)), 0.0)  # type: ignore[attr-defined]
     metrics: dict[str, Any] = {**figures, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
-    if best.exists():
-        metrics["best_epoch"] = saved["cnnzoo"]["epoch"] + 1
+    if saved is not None and kept[0].stem == "best":
+        metrics["best_epoch"] = saved["cnnzoo"]["epochs"]
     if not data.has_test:
         metrics["tested"] = "nothing: the data has no test split"
     if trainer.is_global_zero:
@@ -185,16 +196,99 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
                 for summary in hparams(table, figures):
                     writer.file_writer.add_summary(summary)
         tell(result(metrics, run_dir))
-    return figures[cfg.optimized_metric]
+    return figures.get(cfg.optimized_metric, math.nan)
 
 
-def final_figures(trainer: pl.Trainer) -> dict[str, float]:
-    """The last epoch's figures: `train/` as means over it, `val/` at its end, `perf/` over the whole of it."""
-    now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+def going_on(
+    run_dir: Path, data: DataModule, trainer: pl.Trainer, cfg: DictConfig
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a resumed run goes on from; None where it has none yet and begins.
+
+    What loggers hold of steps after it is dropped. Raises UserError, before anything is changed, where the run has
+    nothing left to do, and where the data is not what it was.
+    """
+    start = newest(run_dir)
+    path, saved = start if start is not None else (None, None)
+    done, asked = (0, 0) if saved is None else (saved["cnnzoo"]["epochs"], saved["global_step"])
+    most, finished = trainer.max_epochs or -1, (run_dir / "metrics.json").exists()
+    if 0 < most < done or (finished and 0 < most == done):
+        raise UserError(
+            f"resume={shown(run_dir)}: this run has trained {done} epochs, and trainer.max_epochs={most}; to train "
+            f"longer type trainer.max_epochs={2 * done}"
+        )
+    if saved is not None:
+        data.trainer = trainer  # which fit() would do; it tells how many devices there are
+        data.load_state_dict(saved["DataModule"])
+    if trainer.is_global_zero:
+        record(run_dir, cfg.resume, path, saved)
+        (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.go_on(asked)
+        elif isinstance(logger, CSV):
+            logger.go_on(0 if saved is None else saved["rows"])
+    if path is None:
+        log.info("%s holds no checkpoint yet: the run begins", shown(run_dir))
+    else:
+        log.info("going on from %s: %d epochs and %d steps are done", shown(path), done, asked)
+    return start
+
+
+def fit(
+    classifier: Classifier,
+    data: DataModule,
+    trainer: pl.Trainer,
+    run_dir: Path,
+    start: tuple[Path, dict[str, Any]] | None = None,
+) -> None:
+    """Train, from a checkpoint on where one is given; exits where a signal stopped it, with what to type to go on."""
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=start and start[0], weights_only=start and True)
+    except Stopped as stop:
+        log.info(
+            "stopped by %s after %d epochs and %d steps, and saved; python train.py resume=%s goes on",
+            stop,
+            trainer.current_epoch,
+            trainer.global_step,
+            shlex.quote(shown(run_dir)),
+        )
+        if stop.number == getattr(signal, "SIGUSR1", None):
+            requeue()
+        sys.exit(128 + stop.number)
+    except SystemExit:  # how Lightning ends on Ctrl-C
+        log.info("stopped at once; what was saved is in %s", shown(run_dir))
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        raise UserError(
+            f"{error.filename or run_dir} cannot be written: {error.strerror}. What was saved before is as it was; "
+            f"make room, then type: python train.py resume={shlex.quote(shown(run_dir))}"
+        ) from error
+
+
+def requeue() -> None:
+    """Under SLURM, have the job started again: SIGUSR1 says that its time is nearly over (`--signal=SIGUSR1@90`)."""
+    environment = SLURMEnvironment.detect() and SLURMEnvironment(requeue_signal=signal.SIGUSR1)
+    if not environment or not environment.auto_requeue or environment.global_rank():
+        return
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
+    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
+    outcome = "requeued" if done.returncode == 0 else f"not requeued: {done.stderr.strip()}"
+    log.info("job %s %s", name, outcome)
+
+
+def final_figures(trainer: pl.Trainer, before: Mapping[str, float]) -> dict[str, float]:
+    """The last epoch's figures: `train/` as means over it, `val/` at its end, `perf/` over the whole of it.
+
+    `before` are those that a resumed run went on with, for one that had no epoch left.
+    """
+    now = {**before, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
     figures = {f"train/{name}": now[f"train/{name}_epoch"] for name in ("loss", "acc1")}
-    figures |= {name: value for name, value in now.items() if name.startswith("val/")}
+    figures |= {name: value for name, value in now.items() if name.startswith(("val/", "perf/"))}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Speed):
+        if isinstance(callback, Speed) and callback.images:
             figures["perf/images_per_second"] = callback.epoch_images_per_second
             figures["perf/data_wait"] = callback.epoch_data_wait or 0.0
     return figures

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnzoo.callbacks import BestCheckpoint, Bottleneck, ProgressBar, Speed
+from cnnzoo.callbacks import Bottleneck, Checkpoints, ProgressBar, Speed
 from cnnzoo.callbacks.board import captioned_grid
 from cnnzoo.callbacks.bottleneck import advice
 from cnnzoo.data import Augment, TorchLoader
@@ -43,18 +43,30 @@ def test_large_images_are_not_made_smaller():
         ("val/acc1", [0.5, 0.9, 0.9, 0.7], 2),
         ("val/acc1", [0.5, 0.9, 0.8, 0.7], 1),
         ("val/loss", [0.5, 0.2, 0.2, 0.3], 2),
+        ("val/loss", [float("nan"), 0.2, float("nan")], 1),
     ],
 )
 def test_the_best_checkpoint_is_the_latest_of_the_best(tmp_path, monitor, values, best):
-    checkpoint = BestCheckpoint(str(tmp_path), monitor=monitor)
-    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision))
-    saved = []
+    checkpoints, saved = Checkpoints(str(tmp_path), monitor=monitor), []
     for epoch, value in enumerate(values):
-        if checkpoint.check_monitor_top_k(trainer, torch.tensor(value)):
-            saved.append(epoch)
-            checkpoint.best_k_models = {"best.ckpt": torch.tensor(value)}
-            checkpoint.kth_best_model_path = "best.ckpt"
-    assert saved[-1] == best
+        trainer = SimpleNamespace(
+            strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision),
+            callback_metrics={monitor: torch.tensor(value)},
+            sanity_checking=False,
+            loggers=[],
+            save_checkpoint=lambda path, epoch=epoch, **_: saved.append((path.name, epoch)),
+        )
+        checkpoints.on_validation_end(trainer, None)
+        checkpoints._save_best(trainer, "epochs")
+        checkpoints._save_best(trainer, "epochs")  # not measured anew: nothing to decide
+    assert saved[-1] == ("best.ckpt", best)
+    assert len(set(saved)) == len(saved)
+
+
+@pytest.mark.parametrize("value", [-1, True, "often"])
+def test_how_often_to_save_is_checked(tmp_path, value):
+    with pytest.raises(UserError, match=rf"callbacks\.checkpoint\.every_minutes={value}"):
+        Checkpoints(str(tmp_path), monitor="val/acc1", every_minutes=value)
 
 
 class Module:

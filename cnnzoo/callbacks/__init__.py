@@ -2,8 +2,19 @@
 
 from cnnzoo.callbacks.board import FirstBatch, Graph
 from cnnzoo.callbacks.bottleneck import Bottleneck
-from cnnzoo.callbacks.checkpoint import BestCheckpoint
+from cnnzoo.callbacks.checkpoint import Checkpoints, Stopped
+from cnnzoo.callbacks.ema import EMA
 from cnnzoo.callbacks.progress import EpochLine, ProgressBar
 from cnnzoo.callbacks.speed import Speed
 
-__all__ = ["BestCheckpoint", "Bottleneck", "EpochLine", "FirstBatch", "Graph", "ProgressBar", "Speed"]
+__all__ = [
+    "EMA",
+    "Bottleneck",
+    "Checkpoints",
+    "EpochLine",
+    "FirstBatch",
+    "Graph",
+    "ProgressBar",
+    "Speed",
+    "Stopped",
+]

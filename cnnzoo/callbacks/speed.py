@@ -25,6 +25,10 @@ class Speed(Callback):
         self.epoch_images_per_second = 0.0  # over the last whole epoch of training
         self.epoch_data_wait: float | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start: a run that is resumed within an epoch has no start of one."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start anew, so that validation between the epochs does not count."""
         self._marks.clear()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from threading import Barrier
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -150,6 +151,8 @@ class Processes:
             process.start()
             theirs.close()
             self._crew.append(process)
+        # before multiprocessing's own farewell, which would send signals that workers do not hear
+        Finalize(self, _end, (self._lines, self._crew), exitpriority=10)
 
     def make(self, keys: Iterable[Key]) -> Iterator[Made]:
         left = iter(keys)
@@ -182,14 +185,7 @@ class Processes:
 
     def close(self) -> None:
         lines, self._lines = self._lines, []
-        for line in lines:
-            with contextlib.suppress(OSError):
-                line.send(None)
-            line.close()
-        for process in self._crew:
-            process.join(WATCH)  # it first ends the batch that it is at
-            if process.exitcode is None:
-                process.kill()
+        _end(lines, self._crew)
 
     def _send(self, key: Key) -> int:
         """Ask the worker with least to do for a batch; returns its ticket."""
@@ -249,12 +245,25 @@ class Processes:
         )
 
 
+def _end(lines: list[Connection], crew: list[multiprocessing.process.BaseProcess]) -> None:
+    """Let workers go, each after the batch that it is at."""
+    for line in lines:
+        with contextlib.suppress(OSError):
+            line.send(None)
+        line.close()
+    for process in crew:
+        process.join(WATCH)
+        if process.exitcode is None:
+            process.kill()
+
+
 def _work(line: Connection, batches: Batches, path: str, slots: Slots, inherited: list[Connection]) -> None:
     """A worker process: makes the batches that it is asked for, until nobody can ask any more."""
     for other in inherited:  # by a fork; open here, they would hide from the others that the parent is gone
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork inherits what Lightning does with it
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # for the parent, which may have steps to end before the workers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = os.getppid()
     with open(path, "r+b") as file:

@@ -64,6 +64,7 @@ class DataModule(pl.LightningDataModule):
         self.settled = False
         self._stores: dict[str, Store] = {}
         self._loaders: dict[str, Any] = {}
+        self._start = 0  # the batch that training begins with
 
     @property
     def num_classes(self) -> int:
@@ -185,6 +186,41 @@ class DataModule(pl.LightningDataModule):
         images, labels = batch
         return normalize(images, self.settled_mean, self.settled_std), labels
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of its epoch the training has done, and what makes that number mean the same again."""
+        done = 0
+        if self.trainer is not None:
+            batches = self.trainer.num_training_batches
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            done = int(done % batches) if batches else 0  # an epoch's end is the next one's beginning
+        return {"batch": done, **self._facts()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let training go on with the batch after those done. Raises UserError where the data is not the same."""
+        for name, now in self._facts().items():
+            then = state_dict[name]
+            if now == then:
+                continue
+            if name == "images per step":
+                raise UserError(
+                    f"data.batch_size={self.batch_size}: {now} images per step on all devices together, the run had "
+                    f"{then}, and only with as many it can go on: type data.batch_size={then * self.batch_size // now}"
+                )
+            raise UserError(f"the data has changed since this run was stopped: {name} were {then}, are {now}")
+        self._start = state_dict["batch"]
+        if "train" in self._loaders:
+            self._loaders["train"].sampler.start_at(self._start)
+
+    def _facts(self) -> dict[str, Any]:
+        train = self.split("train")
+        assert train is not None
+        world_size = self.trainer.world_size if self.trainer else 1
+        return {
+            "classes": list(self.classes),
+            "training images": len(train),
+            "images per step": self.batch_size * world_size,
+        }
+
     def teardown(self, stage: str | None = None) -> None:
         """End the loaders' workers, and let go of the cache."""
         self._close()
@@ -209,6 +245,9 @@ class DataModule(pl.LightningDataModule):
                 world_size=trainer.world_size if trainer else 1,
                 frozen=bool(trainer and getattr(trainer, "overfit_batches", 0)),
             )
+            if train:
+                order.start_at(self._start)
+                self._start = 0
             self._loaders[name] = self.loader(
                 split,
                 order,

@@ -39,11 +39,15 @@ class Order:
             raise UserError(f"data.batch_size={batch_size}{by}: more than the {size} training images; {way_out}")
         self.size, self.batch_size, self.seed, self.train = size, batch_size, seed, train
         self.rank, self.world_size, self.frozen = rank, world_size, frozen
-        self.epoch = 0
+        self.epoch = self._first = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the next iteration is of; Lightning calls it."""
         self.epoch = 0 if self.frozen else epoch
+
+    def start_at(self, batch: int) -> None:
+        """Let the next iteration, and that alone, begin with this batch of its epoch: a resumed one."""
+        self._first = batch
 
     def __len__(self) -> int:
         """How many batches this rank has."""
@@ -59,6 +63,7 @@ class Order:
         else:
             indices = np.arange(self.rank, self.size, self.world_size)
             stride, first = self.batch_size, 0
-        for batch in range(len(self)):
+        begin, self._first = self._first, 0
+        for batch in range(begin, len(self)):
             start = batch * stride + first
             yield indices[start : start + self.batch_size]

@@ -210,6 +210,43 @@ def test_training_sees_every_epoch_whole_and_in_another_order(crew):
     assert sum(len(labels) for *_, labels in net.of("test")) == 20
 
 
+class Position(pl.Callback):
+    """What the data module says of its position before each batch."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.found.append(trainer.datamodule.state_dict()["batch"])
+
+
+def test_training_goes_on_in_the_middle_of_an_epoch(crew):
+    loader = made_by(crew)
+    position = Position()
+    whole, _ = fitted(small(loader=loader), max_epochs=2, callbacks=[position])
+    assert position.found == 2 * [0, 1, 2, 3, 4, 5, 6]
+    data = small(loader=loader)
+    data.load_state_dict({**small(loader=loader).state_dict(), "batch": 4})
+    rest, _ = fitted(data, max_epochs=1, limit_train_batches=3, num_sanity_val_steps=0)
+    assert rest.of("train", 0) == whole.of("train", 0)[4:]
+
+
+def test_it_goes_on_with_the_same_data_alone():
+    state = small().state_dict()
+    assert state == {
+        "batch": 0,
+        "classes": [f"class{n}" for n in range(10)],
+        "training images": 72,
+        "images per step": 10,
+    }
+    with pytest.raises(
+        UserError, match=r"^data\.batch_size=5: 5 images per step .* had 10.* type data\.batch_size=10$"
+    ):
+        DataModule(partial(Synthetic, images=100, image_size=8), batch_size=5).load_state_dict(state)
+    with pytest.raises(UserError, match=r"has changed since .*: training images were 72, are 144$"):
+        DataModule(partial(Synthetic, images=200, image_size=8), batch_size=10).load_state_dict(state)
+
+
 def test_limited_batches_leave_nothing_behind(crew):
     loader = made_by(crew)
     whole, _ = fitted(small(loader=loader), max_epochs=2)

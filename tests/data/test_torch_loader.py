@@ -101,6 +101,20 @@ def test_many_held_images_are_the_same_as_few(loader_of, files, monkeypatch):
     assert same(epoch_of(loader_of(files, 10, **NOBODY)), expected)
 
 
+@every_crew
+def test_an_epoch_is_resumed_in_the_middle(loader_of, files, crew):
+    for split, size in ((files, 16), (pixels(), 20)):
+        whole = loader_of(split, image_size=size, **crew)
+        expected = [epoch_of(whole, epoch) for epoch in (1, 2)]
+        resumed = loader_of(split, image_size=size, **crew)
+        resumed.sampler.start_at(3)
+        assert len(resumed) == len(whole)
+        iter(resumed)  # Lightning does it, to look whether it can
+        resumed.sampler.set_epoch(1)
+        assert same([(images.clone(), labels) for images, labels in resumed], expected[0][3:])
+        assert same(epoch_of(resumed, 2), expected[1])
+
+
 @every_loader
 def test_another_epoch_or_seed_gives_other_images(loader_of, crew):
     first = epoch_of(loader_of(pixels(), **crew))

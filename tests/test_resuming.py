@@ -1,0 +1,318 @@
+"""A run that is killed, at whatever moment, goes on to the very same end."""
+
+import csv
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+import yaml
+from data.crews import needs_dali
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cnnzoo
+from cnnzoo import resuming
+from cnnzoo.callbacks import Checkpoints
+from cnnzoo.errors import UserError
+from cnnzoo.loggers import CSV
+
+LENET = ("model=lenet", "trainer.max_epochs=3")
+WORDS = (
+    "trainer=cpu",
+    "callbacks=minimal",
+    "callbacks.checkpoint.every_minutes=1e-9",  # after each step
+    "+callbacks.killer._target_=killer.Killer",
+)
+
+
+@pytest.fixture(scope="module")
+def train(shell, tmp_path_factory):
+    """`train("run", *words, kill=None)`: `train.py`, which kills itself; (the process, the run directory)."""
+    here = tmp_path_factory.mktemp("runs")
+
+    def run(name, *words, kill=None):
+        environment = {"PYTHONPATH": os.path.dirname(__file__), "OMP_NUM_THREADS": "1"}
+        done = shell(*words, cwd=here, **environment, **({"KILL": kill} if kill else {}))
+        return done, here / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(train):
+    """Runs that were never stopped, by the words that they had more."""
+    runs = {}
+
+    def run(*words):
+        if words not in runs:
+            name = f"whole{len(runs)}"
+            done, runs[words] = train(name, *WORDS, *words, f"run_dir={name}")
+            assert done.returncode == 0, done.stderr
+        return runs[words]
+
+    return run
+
+
+def rows_of(run):
+    """The rows of metrics.csv, without figures of time."""
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in rows]
+
+
+def equal(one, other):
+    """Whether two values of a checkpoint are the same to the last bit, seconds and speeds aside."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        names = {name for name in one if not str(name).startswith(("perf/", "seconds"))}
+        return names <= other.keys() and all(equal(one[name], other[name]) for name in names)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def assert_same(one, other):
+    for name in ("best", "last"):
+        saved, expected = (torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True) for run in (one, other))
+        for key in expected:
+            assert equal(saved[key], expected[key]), (name, key)
+    assert rows_of(one) == rows_of(other)
+
+
+@pytest.mark.parametrize(
+    ("kill", "step", "words"),
+    [
+        ("SIGKILL on_train_batch_end 27", 26, LENET),
+        ("SIGKILL on_validation_batch_start 6", 39, LENET),
+        ("SIGKILL on_train_batch_start 44", 40, (*LENET, "callbacks.checkpoint.every_minutes=0")),
+        (
+            "SIGKILL writing 16",
+            14,
+            (*LENET, "ema=0.99", "loader.workers=2", "trainer.accumulate_grad_batches=2"),
+        ),
+        ("SIGKILL on_test_start 1", 60, LENET),
+        pytest.param(
+            "SIGKILL on_train_batch_end 9",
+            8,
+            ("model=alexnet", "trainer.max_epochs=2", "trainer.limit_train_batches=6", "ema=0.9", "loader=dali"),
+            marks=needs_dali,
+            id="dropout, averaged weights, DALI",
+        ),
+    ],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(train, whole, kill, step, words):
+    name = kill.replace(" ", "_")
+    killed, run = train(name, *WORDS, *words, f"run_dir={name}", kill=kill)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done, _ = train(name, f"resume={name}")
+    assert done.returncode == 0, done.stderr
+    (entry,) = yaml.safe_load((run / "resumes.yaml").read_text())
+    assert entry["step"] == step
+    assert entry["overrides"] == []
+    assert_same(run, whole(*words))
+
+
+@pytest.fixture(scope="module")
+def stopped(train):
+    """A run that SIGTERM stopped in its second epoch: (the process, the run directory)."""
+    words = ("model=lenet", "trainer.max_epochs=3", *WORDS, "callbacks.checkpoint.every_minutes=0", "logger=default")
+    return train("stopped", *words, "run_dir=stopped", kill="SIGTERM on_train_batch_end 27")
+
+
+def test_a_signal_saves_and_stops(stopped):
+    done, run = stopped
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after 1 epochs and 27 steps, and saved; python train.py resume=stopped goes on" in (
+        done.stdout
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert (saved["global_step"], saved["DataModule"]["batch"]) == (27, 7)
+    assert not (run / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGUSR1", 138)])
+def test_other_signals_do_so_within_a_validation(train, name, code):
+    done, run = train(name, *LENET, *WORDS, f"run_dir={name}", kill=f"{name} on_validation_batch_start 5")
+    assert done.returncode == code
+    assert f"stopped by {name} after 1 epochs and 20 steps, and saved" in done.stdout
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 20
+
+
+def test_a_stopped_run_goes_on_in_its_directory(train, stopped, whole):
+    """With other words for how, not for what; nothing in TensorBoard or metrics.csv is there twice, or missing."""
+    _, run = stopped
+    before = {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
+    done, _ = train("stopped", "run_dir=stopped", "resume=auto", "callbacks.checkpoint.every_minutes=5", "test=false")
+    assert done.returncode == 0, done.stderr
+    assert "going on from stopped/checkpoints/last.ckpt: 1 epochs and 27 steps are done" in done.stdout
+    assert {path: path.read_bytes() for path in (run / ".hydra").iterdir()} == before
+    (entry,) = yaml.safe_load((run / "resumes.yaml").read_text())
+    assert entry["overrides"] == ["callbacks.checkpoint.every_minutes=5", "test=false"]
+    assert (entry["epoch"], entry["step"], entry["checkpoint"]) == (1, 27, "checkpoints/last.ckpt")
+    assert (run / "train.log").read_text().count("loader") == 2
+
+    expected = [row for row in rows_of(whole(*LENET)) if not row.pop("test/acc1", "") and not row.pop("test/loss", "")]
+    for row in expected:
+        row.pop("test/acc5", "")
+    assert rows_of(run) == expected
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    for tag in ("train/loss", "val/acc1", "train/loss_epoch", "lr"):
+        column = [(int(row["step"]), float(row[tag])) for row in expected if row[tag]]
+        assert [(each.step, pytest.approx(each.value)) for each in events.Scalars(tag)] == column
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["epochs"] == 3
+    assert metrics["train/loss"] == pytest.approx(float(expected[-1]["train/loss_epoch"]))
+
+
+def test_a_finished_run_trains_longer_or_says_so(train, whole):
+    run = whole(*LENET)
+    done, _ = train("", f"resume={run}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"error: resume={run.name}: this run has trained 3 epochs, and trainer.max_epochs=3; to "
+    )
+    assert (run / "metrics.json").exists()
+
+
+def test_averaged_weights_are_what_everything_uses(train, whole):
+    """The figures after training, of a loaded run, and of a test in a fresh trainer agree; raw weights have others."""
+    words = (*LENET, "ema=0.99", "loader.workers=2", "trainer.accumulate_grad_batches=2")
+    run = whole(*words)
+    metrics = json.loads((run / "metrics.json").read_text())
+    net = cnnzoo.load_run(run)
+    from cnnzoo.data import Digits
+
+    test = Digits(split_seed=0).split("test")
+    images = torch.stack([net.preprocess(image) for image in test.pixels])
+    labels = torch.from_numpy(test.labels)
+
+    def loss():
+        with torch.no_grad():
+            return torch.nn.functional.cross_entropy(net(images), labels).item()
+
+    assert loss() == pytest.approx(metrics["test/loss"], abs=1e-5)
+    saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    raw = {name.removeprefix("net."): value for name, value in saved["raw_state_dict"].items()}
+    net.load_state_dict(raw)
+    assert abs(loss() - metrics["test/loss"]) > 1e-3
+    assert metrics["val/acc1"] == saved["cnnzoo"]["metrics"]["val/acc1"]
+
+
+def torn(run, name="last"):
+    path = run / f"checkpoints/{name}.ckpt"
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    assert resuming.newest(tmp_path) is None
+    for name, step in (("best", 20), ("last", 40)):
+        torch.save(
+            {"global_step": step, "loops": {}, "cnnzoo": {}, "rows": 3, "weights": torch.rand(3000)},
+            tmp_path / f"checkpoints/{name}.ckpt",
+        )
+    assert resuming.newest(tmp_path)[1]["global_step"] == 40
+    path = tmp_path / "checkpoints/last.ckpt"
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:-2000], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], b""):
+        path.write_bytes(damaged)
+        found, saved = resuming.newest(tmp_path)
+        assert (found.name, saved["global_step"]) == ("best.ckpt", 20)
+        assert f"{path} is damaged" in caplog.messages[-1]
+
+
+def run_dir(tmp_path, *words, **values):
+    """A directory with what Hydra writes."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("".join(f"- {word}\n" for word in words) or "[]")
+    (tmp_path / ".hydra/config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    return tmp_path
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path):
+    run = run_dir(
+        tmp_path, model={"name": "a"}, optimizer={"lr": 0.5, "old": 1}, trainer={"max_epochs": 3}, run_dir="x"
+    )
+    now = {"model": {"name": "a"}, "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 3}, "run_dir": "y", "new": 0}
+    before = OmegaConf.create(now)
+    after = OmegaConf.create({**now, "trainer": {"max_epochs": 9}})
+    cfg = resuming.going_on(run, before, after, ["trainer.max_epochs=9"])
+    assert (cfg.optimizer.lr, cfg.optimizer.old, cfg.trainer.max_epochs) == (0.5, 1, 9)
+    assert (cfg.run_dir, cfg.resume) == (str(run), ["trainer.max_epochs=9"])
+    other = OmegaConf.create({**now, "model": {"name": "b"}})
+    with pytest.raises(UserError, match=r"^model\.name=b: the run in .* has a, and goes on with the same network"):
+        resuming.going_on(run, before, other, ["model.name=b"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resume=nowhere"], r"resume=nowhere: there is no such directory"),
+        (["resume=."], r"resume=\. holds no run: it lacks \.hydra/overrides\.yaml"),
+        (["resume=auto"], r"resume=auto needs run_dir=DIR"),
+        (["resume=stopped", "run_dir=other"], r"resume=stopped: .*leave run_dir out"),
+        (["resume=stopped", "seed=3"], r"seed=3: the run in stopped has 0, and goes on with the same"),
+        (["resume=stopped", "model=vgg"], r"model\.family=vgg: the run in stopped has lenet"),
+        (
+            ["resume=stopped", "data.batch_size=32", "trainer.max_epochs=9"],
+            r"data\.batch_size=32: 32 images per step .* type data\.batch_size=64",
+        ),
+        (["resume=stopped", "trainer.max_epoch=3"], r"unknown key 'trainer\.max_epoch'"),
+        (["run_dir=stopped", "model=lenet"], r"run_dir=stopped already holds a .*"),
+    ],
+)
+def test_what_cannot_go_on_is_one_line(train, stopped, words, said):
+    _, run = stopped
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"}
+    done, _ = train("stopped", *words)
+    assert done.returncode == 1
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"} == before
+    assert re.match(rf"error: {said}[^\n]*\n$", done.stderr), done.stderr
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """What was saved before stays, nothing half written does, and one line says what to do."""
+    checkpoints = Checkpoints(str(tmp_path), monitor="val/acc1")
+    from cnnzoo.callbacks.checkpoint import WholeFiles
+
+    class Trainer:
+        loggers = ()
+
+        def save_checkpoint(self, path, weights_only):
+            WholeFiles().save_checkpoint({"weight": torch.zeros(9)}, path)
+
+    checkpoints._save(Trainer(), "last", "epochs")
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cnnzoo.callbacks.checkpoint.os.fsync", full)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be written: No space left on device\. .* resume="):
+        checkpoints._save(Trainer(), "last", "epochs")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_rows_go_on_where_they_are_told_to(tmp_path):
+    log = CSV(str(tmp_path))
+    log.log_metrics({"loss": 0.5, "epoch": 0.0}, 0)
+    log.log_metrics({"acc": 0.25}, 1)
+    log.log_metrics({"loss": 0.125, "later": 1.0}, 2)
+    later = CSV(str(tmp_path))
+    later.go_on(2)
+    assert later.rows == 2
+    later.log_metrics({"loss": 2.0}, 2)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "acc,epoch,loss,step",
+        ",0,0.5,0",
+        "0.25,,,1",
+        ",,2.0,2",
+    ]
+    CSV(str(tmp_path)).log_metrics({"loss": 3.0}, 0)  # a new run in an old place
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["loss,step", "3.0,0"]
