@@ -15,9 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import cnnzoo
 from cnnzoo import resuming
-from cnnzoo.callbacks import Checkpoints
 from cnnzoo.errors import UserError
-from cnnzoo.loggers import CSV
 
 LENET = ("model=lenet", "trainer.max_epochs=3")
 WORDS = (
@@ -202,30 +200,6 @@ def test_averaged_weights_are_what_everything_uses(train, whole):
     assert metrics["val/acc1"] == saved["cnnzoo"]["metrics"]["val/acc1"]
 
 
-def torn(run, name="last"):
-    path = run / f"checkpoints/{name}.ckpt"
-    path.write_bytes(path.read_bytes()[:-2000])
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
-    (tmp_path / "checkpoints").mkdir()
-    assert resuming.newest(tmp_path) is None
-    for name, step in (("best", 20), ("last", 40)):
-        torch.save(
-            {"global_step": step, "loops": {}, "cnnzoo": {}, "rows": 3, "weights": torch.rand(3000)},
-            tmp_path / f"checkpoints/{name}.ckpt",
-        )
-    assert resuming.newest(tmp_path)[1]["global_step"] == 40
-    path = tmp_path / "checkpoints/last.ckpt"
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    for damaged in (whole[:-2000], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], b""):
-        path.write_bytes(damaged)
-        found, saved = resuming.newest(tmp_path)
-        assert (found.name, saved["global_step"]) == ("best.ckpt", 20)
-        assert f"{path} is damaged" in caplog.messages[-1]
-
-
 def run_dir(tmp_path, *words, **values):
     """A directory with what Hydra writes."""
     (tmp_path / ".hydra").mkdir()
@@ -273,46 +247,3 @@ def test_what_cannot_go_on_is_one_line(train, stopped, words, said):
     assert done.returncode == 1
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"} == before
     assert re.match(rf"error: {said}[^\n]*\n$", done.stderr), done.stderr
-
-
-def test_a_disk_that_is_full(tmp_path, monkeypatch):
-    """What was saved before stays, nothing half written does, and one line says what to do."""
-    checkpoints = Checkpoints(str(tmp_path), monitor="val/acc1")
-    from cnnzoo.callbacks.checkpoint import WholeFiles
-
-    class Trainer:
-        loggers = ()
-
-        def save_checkpoint(self, path, weights_only):
-            WholeFiles().save_checkpoint({"weight": torch.zeros(9)}, path)
-
-    checkpoints._save(Trainer(), "last", "epochs")
-    before = (tmp_path / "last.ckpt").read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("cnnzoo.callbacks.checkpoint.os.fsync", full)
-    with pytest.raises(UserError, match=r"last\.ckpt cannot be written: No space left on device\. .* resume="):
-        checkpoints._save(Trainer(), "last", "epochs")
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-    assert (tmp_path / "last.ckpt").read_bytes() == before
-
-
-def test_rows_go_on_where_they_are_told_to(tmp_path):
-    log = CSV(str(tmp_path))
-    log.log_metrics({"loss": 0.5, "epoch": 0.0}, 0)
-    log.log_metrics({"acc": 0.25}, 1)
-    log.log_metrics({"loss": 0.125, "later": 1.0}, 2)
-    later = CSV(str(tmp_path))
-    later.go_on(2)
-    assert later.rows == 2
-    later.log_metrics({"loss": 2.0}, 2)
-    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
-        "acc,epoch,loss,step",
-        ",0,0.5,0",
-        "0.25,,,1",
-        ",,2.0,2",
-    ]
-    CSV(str(tmp_path)).log_metrics({"loss": 3.0}, 0)  # a new run in an old place
-    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["loss,step", "3.0,0"]

@@ -1,0 +1,118 @@
+"""What is written while training: whole or not at all, and fit to go on from."""
+
+import errno
+import io
+import os
+import random
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cnnzoo import resuming, training
+from cnnzoo.callbacks import Checkpoints, Stopped
+from cnnzoo.callbacks.checkpoint import WholeFiles, random_state, set_random_state
+from cnnzoo.errors import UserError
+from cnnzoo.loggers import CSV
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    assert resuming.newest(tmp_path) is None
+    for name, step in (("best", 20), ("last", 40)):
+        torch.save(
+            {"global_step": step, "loops": {}, "cnnzoo": {}, "rows": 3, "weights": torch.rand(3000)},
+            tmp_path / f"checkpoints/{name}.ckpt",
+        )
+    assert resuming.newest(tmp_path)[1]["global_step"] == 40
+    path = tmp_path / "checkpoints/last.ckpt"
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:-2000], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], b""):
+        path.write_bytes(damaged)
+        found, saved = resuming.newest(tmp_path)
+        assert (found.name, saved["global_step"]) == ("best.ckpt", 20)
+        assert f"{path} is damaged" in caplog.messages[-1]
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """What was saved before stays, nothing half written does, and one line says what to do."""
+    checkpoints = Checkpoints(str(tmp_path), monitor="val/acc1")
+
+    class Trainer:
+        loggers = ()
+
+        def save_checkpoint(self, path, weights_only):
+            WholeFiles().save_checkpoint({"weight": torch.zeros(9)}, path)
+
+    checkpoints._save(Trainer(), "last", "epochs")
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cnnzoo.callbacks.checkpoint.os.fsync", full)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be written: No space left on device\. .* resume="):
+        checkpoints._save(Trainer(), "last", "epochs")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_rows_go_on_where_they_are_told_to(tmp_path):
+    log = CSV(str(tmp_path))
+    log.log_metrics({"loss": 0.5, "epoch": 0.0}, 0)
+    log.log_metrics({"acc": 0.25}, 1)
+    log.log_metrics({"loss": 0.125, "later": 1.0}, 2)
+    later = CSV(str(tmp_path))
+    later.go_on(2)
+    assert later.rows == 2
+    later.log_metrics({"loss": 2.0}, 2)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "acc,epoch,loss,step",
+        ",0,0.5,0",
+        "0.25,,,1",
+        ",,2.0,2",
+    ]
+    CSV(str(tmp_path)).log_metrics({"loss": 3.0}, 0)  # a new run in an old place
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["loss,step", "3.0,0"]
+
+
+def trainer_that(raises):
+    def fit(*_, **__):
+        raise raises
+
+    return SimpleNamespace(fit=fit, current_epoch=2, global_step=40)
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", "run/events.out")
+    with pytest.raises(UserError, match=r"^run/events\.out cannot be written: No space left on device\. .* resume="):
+        training.fit(None, None, trainer_that(full), tmp_path)
+    with pytest.raises(FileNotFoundError):
+        training.fit(None, None, trainer_that(FileNotFoundError(errno.ENOENT, "no such file")), tmp_path)
+
+
+def test_under_slurm_a_job_whose_time_is_over_is_requeued(tmp_path, monkeypatch, caplog):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "17", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        with pytest.raises(SystemExit) as end:
+            training.fit(None, None, trainer_that(Stopped(number)), tmp_path)
+        assert end.value.code == 128 + number
+    assert (tmp_path / "said").read_text() == "requeue 17\n"
+
+
+def test_random_states_come_back():
+    state = random_state()
+    torch.save(state, buffer := io.BytesIO())
+    drawn = [torch.rand(3), np.random.rand(3), random.random()]
+    buffer.seek(0)
+    set_random_state(torch.load(buffer, weights_only=True))
+    again = [torch.rand(3), np.random.rand(3), random.random()]
+    assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))
