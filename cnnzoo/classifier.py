@@ -48,6 +48,8 @@ class Classifier(pl.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
         self.facts = dict(facts or {})
+        # By name, now: a strategy that shards parameters (FSDP) leaves them flat until the optimizer is built.
+        self.decaying = frozenset(name for name, p in net.named_parameters() if p.ndim > 1)
         self.train_means: Any = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
         self.eval_means: Any = nn.ModuleDict(
             {
@@ -105,10 +107,10 @@ class Classifier(pl.LightningModule):
 
         Decaying neither biases nor normalization layers is He et al.'s rule ("conv and fc weights"), and most others'.
         """
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        named = [(n.replace("_fsdp_wrapped_module.", ""), p) for n, p in self.net.named_parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for name, p in named if name in self.decaying]},
+            {"params": [p for name, p in named if name not in self.decaying], "weight_decay": 0.0},
         ]
         optimizer = _call("optimizer", self.optimizer, [group for group in groups if group["params"]])
         if self.scheduler is None:

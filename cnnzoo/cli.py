@@ -9,11 +9,13 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -25,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnzoo import ranks, sweeping
 from cnnzoo.errors import UserError, unknown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -33,42 +36,75 @@ PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "csv
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
 
+PLUGINS = {"optuna": "hydra_optuna_sweeper", "submitit": "hydra_submitit_launcher"}
+"""Of what `conf/sweep/*.yaml` names, what does not come with Hydra, by the package of `hydra_plugins` that has it."""
+
 log = logging.getLogger(__name__)
 
 
 def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     """Run a job as `hydra.main` would, on `conf/<config>.yaml`, with the command line checked and mended first."""
+    alive = ranks.follow_parent()
+    typed = sys.argv[1:]
     try:
-        argv, dropped = prepare(sys.argv[1:], config=config, help_text=sys.modules[main.__module__].__doc__ or "")
+        argv, dropped = prepare(typed, config=config, help_text=sys.modules[main.__module__].__doc__ or "")
     except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(_line(error))
+        ranks.refuse()
+        _end(error)
     sys.argv[1:] = argv
+    sweep_dir = next((Path(_parse(word).value()) for word in argv if word.startswith("hydra.sweep.dir=")), None)
+    if sweep_dir is not None:
+        print(f"sweep  {sweep_dir}", flush=True)
     failures = list(dropped)
+
+    def job(cfg: DictConfig) -> float | None:
+        if not ranks.several(cfg.trainer):
+            return main(cfg)
+        words = [*HydraConfig.get().overrides.task, _quote("run_dir", cfg.run_dir), "hydra.output_subdir=null"]
+        return sweeping.in_own_process(CONF.parent / f"{config}.py", words, cfg)
 
     def task(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
         if "run_dir" in cfg:
             cfg.run_dir = settings.runtime.output_dir  # in a multirun each job has its own
         try:
+            if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
+                return sweeping.run_job(lambda: job(cfg), Path(cfg.run_dir))
+            os.environ[ranks.RUN_DIR] = cfg.get("run_dir") or ""
             return main(cfg)
         except UserError as error:
+            if settings.mode != RunMode.MULTIRUN or isinstance(error, sweeping.SweepError):
+                _end(error)
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            if settings.mode != RunMode.MULTIRUN:
-                sys.exit(_line(error))  # past Hydra, which would add lines of its own
-            failures.append(f"{' '.join(settings.overrides.task)}: {error}")
+            if sweep_dir is None:
+                failures.append(f"{' '.join(settings.overrides.task)}: {error}")
             log.error("%s", _line(error))
             return float("nan")  # a sweeper reads it as a job that brought nothing
 
     task.__module__ = main.__module__
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
+    done = False
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
+        done = True
+    finally:
+        alive.set()
+        if sweep_dir is not None:
+            failures += sweeping.show(sweep_dir, [sys.argv[0], *typed], done)
     if failures:
         several = (
             f"{len(failures)} jobs of this multirun failed" if len(failures) > 1 else "a job of this multirun failed"
         )
         sys.exit("\n".join([f"error: {several}", *(f"  {failure}" for failure in failures)]))
+
+
+def _end(error: UserError) -> NoReturn:
+    """End past Hydra, which would add lines of its own to the error's one."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    if ranks.rank():
+        time.sleep(2)  # if the first rank has the same to say, it ends this one meanwhile
+    sys.exit(_line(error))
 
 
 def instantiate(node: DictConfig, key: str, **more: Any) -> Any:
@@ -109,6 +145,8 @@ def prepare(argv: list[str], *, config: str, help_text: str) -> tuple[list[str],
     Prints `--help` itself and exits. Raises `UserError` for what Hydra would refuse, or would take without a word
     although nothing reads it.
     """
+    if ranks.by_lightning():  # it says so in its own way, which does not take every path
+        argv = [word for word in argv if not re.match(r"hydra\.(run\.dir|job\.name|output_subdir)=", word)]
     args, _ = get_args_parser().parse_known_args(argv)
     if args.help:
         print(_help(help_text, config))
@@ -139,14 +177,27 @@ def prepare(argv: list[str], *, config: str, help_text: str) -> tuple[list[str],
             raise UserError(f"{override.input_line}: none of these can run")
         words[words.index(str(override.input_line))] = f"{override.get_key_element()}={','.join(good)}"
         single.append(_parse(f"{override.get_key_element()}={good[0]}"))
-    _check_keys(single, config, multirun=args.multirun)
-    if args.multirun:  # each job has a directory of its own below
+    cfg = _check_keys(single, config, multirun=args.multirun)
+    if "run_dir" not in cfg:
+        return words, dropped
+    named = {override.key_or_group for override in parsed}
+    if args.multirun:
+        if ranks.by_torchrun() or ranks.by_slurm():
+            raise UserError("-m starts the ranks of each job itself: leave torchrun or srun out")
         words = [re.sub(r"^\+{0,2}run_dir=", "hydra.sweep.dir=", word) for word in words]
+        if not named & {"run_dir", "hydra.sweep.dir"}:
+            words.append(_quote("hydra.sweep.dir", cfg.hydra.sweep.dir))
+        words.append(f"hydra.output_subdir={sweeping.ARRIVING}")
+    elif ranks.by_torchrun() or ranks.by_slurm() or ranks.by_lightning() or "NODE_RANK" in os.environ:
+        words.append(_quote("hydra.run.dir", ranks.agree(cfg.run_dir, typed="run_dir" in named)))
+        if ranks.rank():
+            words += ["hydra.output_subdir=null", "hydra/job_logging=rank"]  # the first writes
     return words, dropped
 
 
 def _line(error: Exception) -> str:
-    return "error: " + " ".join(str(error).split("\n"))
+    which = f"rank {ranks.rank()}: " if ranks.rank() else ""
+    return f"error: {which}" + " ".join(str(error).split("\n"))
 
 
 def _quote_path(word: str) -> str:
@@ -158,9 +209,12 @@ def _quote_path(word: str) -> str:
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if quoted or value == "null" or re.match(r"(choice|glob)\(", value):
         return word
-    value = os.path.expanduser(value)
+    return _quote(plus + key, os.path.expanduser(value))
+
+
+def _quote(key: str, value: str) -> str:
     value = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value).replace("${", r"\${")
-    return f"{plus}{key}='{value}'"
+    return f"{key}='{value}'"
 
 
 def _parse(word: str) -> Override:
@@ -192,9 +246,15 @@ def _check_choice(override: Override) -> None:
         if group == "model":
             error = UserError(f"{error} (model= takes a family, model.name= one of its networks)")
         raise error
+    if group == "sweep":
+        for plugin, package in PLUGINS.items():
+            needed = re.search(rf"override /hydra/\w+: {plugin}", (CONF / "sweep" / f"{choice}.yaml").read_text())
+            if needed and find_spec(f"hydra_plugins.{package}") is None:
+                name = package.replace("_", "-")
+                raise UserError(f"sweep={choice} needs Hydra's {plugin} plugin: type pip install {name}")
 
 
-def _check_keys(overrides: list[Override], config: str, *, multirun: bool) -> None:
+def _check_keys(overrides: list[Override], config: str, *, multirun: bool) -> DictConfig:
     """Compose once, ahead of Hydra: raise for a key that the configuration lacks, or a run directory already used."""
     own = chosen(config)
     on_groups = [o for o in overrides if not o.is_hydra_override() and o.key_or_group in own]
@@ -211,14 +271,15 @@ def _check_keys(overrides: list[Override], config: str, *, multirun: bool) -> No
                 raise UserError(f"{key}: no model is chosen: type its family as well, for example model=resnet")
             raise UserError(f"unknown key '{key}'{_did_you_mean(key, base, config)}")
     lines = [str(o.input_line) for o in on_groups + plain if not (multirun and o.is_sweep_override())]
-    cfg = _compose(config, lines)
-    missing = OmegaConf.missing_keys(cfg)
+    cfg = _compose(config, lines, whole=multirun)
+    missing = OmegaConf.missing_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     if missing:
         name = sorted(missing)[0]
         raise UserError(f"{name} has no value: type {name}=...")
     typed = any(o.key_or_group == "run_dir" for o in plain)
-    if typed and "LOCAL_RANK" not in os.environ:
+    if typed and not ranks.rank():
         _check_run_dir(Path(cfg.run_dir), multirun=multirun)
+    return cfg
 
 
 def _check_run_dir(run_dir: Path, *, multirun: bool) -> None:
@@ -228,17 +289,19 @@ def _check_run_dir(run_dir: Path, *, multirun: bool) -> None:
         raise UserError(f"run_dir={run_dir}: {above} is a file, not a directory")
     if not os.access(above, os.W_OK):
         raise UserError(f"run_dir={run_dir}: {above} cannot be written to")
-    place = "*/" if multirun else ""
-    finished = any(run_dir.glob(f"{place}metrics.json"))
-    if finished or any(run_dir.glob(f"{place}checkpoints/*.ckpt")):
+    finished = (run_dir / "metrics.json").exists()
+    if finished or any(run_dir.glob("checkpoints/*.ckpt")):
+        if multirun:
+            raise UserError(f"run_dir={run_dir} holds a run, not a sweep: name another run_dir")
         state = "a finished run" if finished else "a run that did not finish"
         raise UserError(f"run_dir={run_dir} already holds {state}: name another run_dir, or delete it first")
 
 
-def _compose(config: str, overrides: list[str]) -> DictConfig:
+def _compose(config: str, overrides: list[str], *, whole: bool = False) -> DictConfig:
+    """The configuration of a job; the `whole` of it has Hydra's own settings, too."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(config, overrides=overrides)
+            return hydra.compose(config, overrides=overrides, return_hydra_config=whole)
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise UserError(f"the configuration does not compose: {reason}") from error

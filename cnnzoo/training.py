@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from cnnzoo import ranks
 from cnnzoo.callbacks import Speed
 from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
@@ -24,11 +25,11 @@ from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
 from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, write_json
 from cnnzoo.settle import Settled, settle
+from cnnzoo.trouble import explained
 
 log = logging.getLogger(__name__)
-logging.getLogger("pytorch_lightning").setLevel(
-    logging.WARNING
-)  # the job says what runs, and on what, in its own words
+for library in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(library).setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
 
 QUIET = (
     ".*does not have many workers.*",  # the loader's own doing
@@ -138,6 +139,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         raise UserError(f"optimized_metric={cfg.optimized_metric}: there are val/acc1, val/acc5, val/loss")
     for pattern in QUIET:
         warnings.filterwarnings("ignore", pattern)
+    ranks.check(trainer)
     run_dir = Path(cfg.run_dir)
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
     loader = loader_of(data, trainer, cfg)
@@ -157,7 +159,8 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
 
     started = time.perf_counter()
     try:
-        trainer.fit(classifier, datamodule=data)
+        with ranks.together(trainer), explained(cfg):
+            trainer.fit(classifier, datamodule=data)
     except SystemExit:  # how Lightning ends on Ctrl-C
         log.info("stopped in epoch %d; the epochs before are in %s", trainer.current_epoch + 1, shown(run_dir))
         raise
@@ -170,7 +173,8 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         classifier.load_state_dict(saved["state_dict"])
         figures |= {name: value for name, value in saved["cnnzoo"]["metrics"].items() if name.startswith("val/")}
     if cfg.test and data.has_test:
-        trainer.test(classifier, datamodule=data, verbose=False)
+        with ranks.together(trainer), explained(cfg):
+            trainer.test(classifier, datamodule=data, verbose=False)
         figures |= {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("test/")}
 
     metrics: dict[str, Any] = {**figures, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}

@@ -3,7 +3,8 @@
 from cnnzoo.callbacks.board import FirstBatch, Graph
 from cnnzoo.callbacks.bottleneck import Bottleneck
 from cnnzoo.callbacks.checkpoint import BestCheckpoint
+from cnnzoo.callbacks.finite import Finite
 from cnnzoo.callbacks.progress import EpochLine, ProgressBar
 from cnnzoo.callbacks.speed import Speed
 
-__all__ = ["BestCheckpoint", "Bottleneck", "EpochLine", "FirstBatch", "Graph", "ProgressBar", "Speed"]
+__all__ = ["BestCheckpoint", "Bottleneck", "EpochLine", "Finite", "FirstBatch", "Graph", "ProgressBar", "Speed"]

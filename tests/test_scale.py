@@ -1,0 +1,166 @@
+"""Several ranks: the same as one with a larger batch, one run directory, and one end for all."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import hydra
+import pytest
+import torch
+from PIL import Image
+
+from cnnzoo import cli, ranks
+from cnnzoo.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+TRAIN = str(ROOT / "train.py")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+CPU = ("model=lenet", "trainer=ddp", "trainer.accelerator=cpu")
+ON = {
+    "lightning": (sys.executable, TRAIN, *CPU, "trainer.devices=2"),
+    "torchrun": (*TORCHRUN, "--standalone", TRAIN, *CPU),
+}
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="ranks on the CPU need gloo")
+
+
+@contextmanager
+def started(*command, cwd, **environment):
+    """The command's process, its output in `.stdout`, as the leader of a group that is killed in the end."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if group(process):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def ended(*command, cwd, **environment):
+    """What a command printed, which must succeed."""
+    with started(*command, cwd=cwd, **environment) as process:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, said
+    return said
+
+
+def group(process):
+    """The living processes of its group: their numbers by rank, None for one that is no rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(place.name)) != process.pid or "State:\tZ" in (place / "status").read_text():
+                continue
+            values = dict(pair.partition("=")[::2] for pair in (place / "environ").read_text().split("\0"))
+        except OSError:
+            continue
+        python = "train.py" in (place / "cmdline").read_text()
+        agent = "torch.distributed.run" in (place / "cmdline").read_text()
+        found[None if agent or not python else int(values.get("LOCAL_RANK", "0"))] = int(place.name)
+    return found
+
+
+def weights(run_dir):
+    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("way", ON)
+def test_two_ranks_are_one_with_the_doubled_batch(way, tmp_path):
+    typed = ("trainer.max_epochs=2", "optimizer.lr=0.05")
+    said = ended(*ON[way], *typed, "data.batch_size=32", "run_dir=two", cwd=tmp_path)
+    assert "batches of 32 on each of 2 devices" in said
+    assert said.count("epoch 1/2") == said.count("epoch 2/2") == 1
+    assert "Traceback" not in said
+    ended(sys.executable, TRAIN, *CPU, *typed, "data.batch_size=64", "run_dir=one", "trainer.devices=1", cwd=tmp_path)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    start = weights_at_start()
+    for name in one:
+        moved = (one[name] - start[name]).norm()
+        assert (one[name] - two[name]).norm() < 1e-3 * moved, name
+    figures = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
+    for name in ("train/acc1", "train/loss", "val/acc1", "val/loss", "test/acc1", "test/loss"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-4), name
+    one_writes(tmp_path / "two", CPU[0])
+
+
+def weights_at_start():
+    """LeNet-5 as seed 0 begins."""
+    from cnnzoo import create_model, training
+
+    training.seed_everything(0)
+    return {f"net.{name}": value for name, value in create_model("lenet5", in_channels=1).state_dict().items()}
+
+
+def one_writes(run_dir, word):
+    """One process, and no other, wrote the configuration, the log and the curves."""
+    assert (run_dir / ".hydra/overrides.yaml").read_text().startswith(f"- {word}\n- trainer=ddp\n")
+    assert [path.name for path in run_dir.glob("*.log")] == ["train.log"]
+    log = (run_dir / "train.log").read_text().splitlines()
+    assert sum("parameters" in line for line in log) == 1
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
+    validated = [row["epoch"] for row in rows if row["val/acc1"]]
+    assert validated == sorted(set(validated))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("way", ON)
+def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
+    with started(*ON[way], "trainer.max_epochs=2000", "run_dir=run", cwd=tmp_path) as process:
+        while "epoch 2/" not in (line := process.stdout.readline()):
+            assert line, "it ended too soon"
+        os.kill(number := group(process)[lost], signal.SIGKILL)
+        begun = time.monotonic()
+        said = process.stdout.read()  # until nobody is left to write
+        process.wait(timeout=60)
+        assert time.monotonic() - begun < 60
+        assert process.returncode != 0
+        assert not group(process)
+    if way == "torchrun":  # its own report
+        assert f"{lost} (pid: {number})" in said or f"local_rank: {lost} (pid: {number})" in said
+        assert "SIGKILL" in said
+        assert "error: rank" not in said
+    elif lost:
+        assert said.strip() == f"error: rank 1 (process {number}) was killed by signal 9 (SIGKILL): the other ranks end"
+    else:
+        assert said.strip() == f"error: rank 0 (process {number}) was killed: the other ranks end"
+    assert "Error executing job" not in said
+
+
+@pytest.mark.parametrize("way", ON)
+def test_an_error_in_one_rank_is_its_line_and_ends_all(way, tmp_path):
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        for n in range(24):
+            path = tmp_path / "train" / name / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), color).save(path)
+            other = tmp_path / "val" / name / f"{n}.png"
+            other.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), color).save(other)
+    (tmp_path / "val/blue/1.png").write_bytes(b"no image")  # at place 1 of the order: rank 1's
+    words = ("data=folder", f"data.root={tmp_path}", "data.cache.mode=none", "data.batch_size=4", "run_dir=run")
+    begun = time.monotonic()
+    with started(*ON[way], *words, "data.image_size=32", "trainer.max_epochs=3", cwd=tmp_path) as process:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode != 0
+        assert not group(process)
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, said
+    assert errors[0].startswith(f"error: rank 1: {tmp_path}/val/blue/1.png: cannot be read")
+    assert "Error executing job" not in said
+    assert time.monotonic() - begun < 90
