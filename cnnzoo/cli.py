@@ -60,7 +60,8 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     def job(cfg: DictConfig) -> float | None:
         if not ranks.several(cfg.trainer):
             return main(cfg)
-        words = [*HydraConfig.get().overrides.task, _quote("run_dir", cfg.run_dir), "hydra.output_subdir=null"]
+        here = (_quote("run_dir", cfg.run_dir), "hydra.output_subdir=null", "hydra.mode=RUN")
+        words = [*HydraConfig.get().overrides.task, *here]
         return sweeping.in_own_process(CONF.parent / f"{config}.py", words, cfg)
 
     def task(cfg: DictConfig) -> float | None:
@@ -80,7 +81,7 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
             if sweep_dir is None:
                 failures.append(f"{' '.join(settings.overrides.task)}: {error}")
             log.error("%s", _line(error))
-            return float("nan")  # a sweeper reads it as a job that brought nothing
+            return None  # a job that brought nothing; a nan would end Optuna's sweeper
 
     task.__module__ = main.__module__
     done = False
@@ -177,6 +178,9 @@ def prepare(argv: list[str], *, config: str, help_text: str) -> tuple[list[str],
             raise UserError(f"{override.input_line}: none of these can run")
         words[words.index(str(override.input_line))] = f"{override.get_key_element()}={','.join(good)}"
         single.append(_parse(f"{override.get_key_element()}={good[0]}"))
+    sweeps = [override for override in parsed if override.key_or_group == "sweep" and override.value()]
+    if sweeps and not args.multirun and "hydra.mode=RUN" not in words:  # which one job of a sweep is typed with
+        raise UserError(f"{sweeps[0].input_line} needs a multirun: add -m")
     cfg = _check_keys(single, config, multirun=args.multirun)
     if "run_dir" not in cfg:
         return words, dropped

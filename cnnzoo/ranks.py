@@ -229,5 +229,6 @@ def check(trainer: Any) -> None:
             f"torchrun started {started} processes, and the trainer has {trainer.world_size} "
             f"(trainer.num_nodes={trainer.num_nodes} of {trainer.num_devices}): type trainer=ddp"
         )
-    if trainer.strategy._layer_sync is not None and trainer.strategy.root_device.type == "cpu":
+    synchronized = getattr(trainer.strategy, "_layer_sync", None) is not None  # where there are several ranks
+    if synchronized and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone; leave it out")

@@ -79,7 +79,7 @@ def once_more(run_dir: Path) -> str:
     """The command that gave this run, less what must differ in the next one."""
     words = [str(word) for word in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
     words = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", word) for word in words]  # paths, as they were typed
-    keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights="))]
+    keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights=", "sweep="))]
     return " ".join(["python", "train.py", *keep])
 
 

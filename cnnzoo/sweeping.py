@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -146,7 +147,7 @@ def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
         {
             "job": job.number,
             **{key: typed[job.number].get(key, "") for key in differ},
-            **{name: job.figures.get(name, "") for name in names},
+            **{name: _figure(job, name) for name in names},
             "state": job.state,
             "run": str(job.directory),
             "error": job.error,
@@ -204,7 +205,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) and abs(value) < 10 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
+    long_number = re.fullmatch(r"-?[\d.]{7,}(e-?\d+)?", str(value))  # as samplers draw them
+    return f"{float(value):.4g}" if long_number else str(value)
+
+
+def _figure(job: Job, name: str) -> float | str:
+    return float(job.figures[name]) if name in job.figures else ""
 
 
 def _pair(word: str) -> tuple[str, str]:

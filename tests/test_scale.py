@@ -4,21 +4,16 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
-import hydra
 import pytest
 import torch
 from PIL import Image
-
-from cnnzoo import cli, ranks
-from cnnzoo.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TRAIN = str(ROOT / "train.py")
@@ -33,21 +28,32 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reaso
 
 @contextmanager
 def started(*command, cwd, **environment):
-    """The command's process, its output in `.stdout`, as the leader of a group that is killed in the end."""
+    """The command's process with its output in `.stdout` and in `.mark` what all that it starts can be told by.
+
+    None of them is alive in the end.
+    """
+    mark = f"CNNZOO_TEST={uuid.uuid4()}"
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "120",
+            **dict([mark.split("=")]),
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
+    process.mark = mark
     try:
         yield process
     finally:
-        if group(process):
-            os.killpg(process.pid, signal.SIGKILL)
+        for number in alive(process).values():
+            os.kill(number, signal.SIGKILL)
         process.wait()
         process.stdout.close()
 
@@ -60,19 +66,19 @@ def ended(*command, cwd, **environment):
     return said
 
 
-def group(process):
-    """The living processes of its group: their numbers by rank, None for one that is no rank."""
+def alive(process):
+    """What it started and itself, as far as alive: each one's number by its local rank, or by itself if it has none."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if os.getpgid(int(place.name)) != process.pid or "State:\tZ" in (place / "status").read_text():
-                continue
-            values = dict(pair.partition("=")[::2] for pair in (place / "environ").read_text().split("\0"))
-        except OSError:
+            words = (place / "environ").read_text().split("\0")
+        except OSError:  # another's, or gone
             continue
-        python = "train.py" in (place / "cmdline").read_text()
-        agent = "torch.distributed.run" in (place / "cmdline").read_text()
-        found[None if agent or not python else int(values.get("LOCAL_RANK", "0"))] = int(place.name)
+        if process.mark in words:
+            number = int(place.name)
+            values = dict(word.partition("=")[::2] for word in words)
+            own = 0 if "torch.distributed.run" not in process.args else number
+            found[int(values.get("LOCAL_RANK", own))] = number
     return found
 
 
@@ -124,13 +130,13 @@ def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
     with started(*ON[way], "trainer.max_epochs=2000", "run_dir=run", cwd=tmp_path) as process:
         while "epoch 2/" not in (line := process.stdout.readline()):
             assert line, "it ended too soon"
-        os.kill(number := group(process)[lost], signal.SIGKILL)
+        os.kill(number := alive(process)[lost], signal.SIGKILL)
         begun = time.monotonic()
         said = process.stdout.read()  # until nobody is left to write
         process.wait(timeout=60)
         assert time.monotonic() - begun < 60
         assert process.returncode != 0
-        assert not group(process)
+        assert not alive(process)
     if way == "torchrun":  # its own report
         assert f"{lost} (pid: {number})" in said or f"local_rank: {lost} (pid: {number})" in said
         assert "SIGKILL" in said
@@ -158,7 +164,7 @@ def test_an_error_in_one_rank_is_its_line_and_ends_all(way, tmp_path):
     with started(*ON[way], *words, "data.image_size=32", "trainer.max_epochs=3", cwd=tmp_path) as process:
         said = process.communicate(timeout=120)[0]
         assert process.returncode != 0
-        assert not group(process)
+        assert not alive(process)
     errors = [line for line in said.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, said
     assert errors[0].startswith(f"error: rank 1: {tmp_path}/val/blue/1.png: cannot be read")
