@@ -49,7 +49,6 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     try:
         argv, dropped = prepare(typed, config=config, help_text=sys.modules[main.__module__].__doc__ or "")
     except UserError as error:
-        ranks.refuse()
         _end(error)
     sys.argv[1:] = argv
     sweep_dir = next((Path(_parse(word).value()) for word in argv if word.startswith("hydra.sweep.dir=")), None)
@@ -104,8 +103,10 @@ def _end(error: UserError) -> NoReturn:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     if ranks.rank():
-        time.sleep(2)  # if the first rank has the same to say, it ends this one meanwhile
-    sys.exit(_line(error))
+        time.sleep(5)  # if the first rank has the same to say, it ends this one meanwhile
+    print(_line(error), file=sys.stderr, flush=True)
+    ranks.refuse()
+    sys.exit(1)
 
 
 def instantiate(node: DictConfig, key: str, **more: Any) -> Any:

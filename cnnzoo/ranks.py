@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,10 @@ def agree(run_dir: str, *, typed: bool) -> str:
 
 
 def refuse() -> None:
-    """Tell the ranks that wait for the first one's run directory that there will be none."""
+    """Tell the ranks that may wait for the first one's run directory that there will be none."""
     if by_torchrun() and rank() == 0:
-        _through_store("")
+        with suppress(UserError):
+            _through_store("")
 
 
 def _through_store(run_dir: str) -> str:
@@ -227,7 +228,7 @@ def check(trainer: Any) -> None:
     if started and started != trainer.world_size:
         raise UserError(
             f"torchrun started {started} processes, and the trainer has {trainer.world_size} "
-            f"(trainer.num_nodes={trainer.num_nodes} of {trainer.num_devices}): type trainer=ddp"
+            f"(trainer.devices={trainer.num_devices} trainer.num_nodes={trainer.num_nodes}): type trainer=ddp"
         )
     synchronized = getattr(trainer.strategy, "_layer_sync", None) is not None  # where there are several ranks
     if synchronized and trainer.strategy.root_device.type == "cpu":

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -170,3 +171,28 @@ def test_an_error_in_one_rank_is_its_line_and_ends_all(way, tmp_path):
     assert errors[0].startswith(f"error: rank 1: {tmp_path}/val/blue/1.png: cannot be read")
     assert "Error executing job" not in said
     assert time.monotonic() - begun < 90
+
+
+def test_two_machines_train_together_in_one_run_directory(tmp_path):
+    for n in range(24):
+        for split, name in (("train", "red"), ("train", "blue"), ("val", "red"), ("val", "blue")):
+            path = tmp_path / "data" / split / name / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (200, 30, 30) if name == "red" else (30, 30, 200)).save(path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machine = (sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1")
+    address = ("--master-addr=127.0.0.1", f"--master-port={port}")
+    words = ("data=folder", f"data.root={tmp_path}/data", "data.batch_size=4", "trainer.max_epochs=2")
+    first = (*machine, *address, "--node-rank=0", TRAIN, *CPU, *words)
+    second = (*machine, *address, "--node-rank=1", TRAIN, *CPU, *words)
+    with started(*first, cwd=tmp_path) as one, started(*second, cwd=tmp_path) as two:
+        said, other = one.communicate(timeout=120)[0], two.communicate(timeout=120)[0]
+        assert (one.returncode, two.returncode) == (0, 0), said + other
+    assert "batches of 4 on each of 2 devices" in said
+    assert said.count("cache:") == 1  # each fills its own, and one speaks
+    assert "epoch" not in other
+    (run,) = tmp_path.glob("runs/folder/lenet5/*")  # named by a clock, of the first
+    one_writes(run, CPU[0])
+    assert json.loads((run / "metrics.json").read_text())["val/acc1"] == 1.0
