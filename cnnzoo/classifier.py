@@ -48,8 +48,6 @@ class Classifier(pl.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
         self.facts = dict(facts or {})
-        # By name, now: a strategy that shards parameters (FSDP) leaves them flat until the optimizer is built.
-        self.decaying = frozenset(name for name, p in net.named_parameters() if p.ndim > 1)
         self.train_means: Any = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
         self.eval_means: Any = nn.ModuleDict(
             {
@@ -102,15 +100,30 @@ class Classifier(pl.LightningModule):
         for name, mean in means.items():
             self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=stage == "val" and name == "acc1")
 
+    def configure_model(self) -> None:
+        """Shard the network where the trainer's strategy wants that (`trainer=fsdp`)."""
+        if self.device_mesh is not None:
+            from cnnzoo.sharding import shard  # here: only that strategy needs it
+
+            shard(self.net, self.device_mesh["data_parallel"])
+
+    def load_whole(self, state: Mapping[str, Tensor]) -> None:
+        """`load_state_dict` of whole weights, into shares of them where the network is sharded; all ranks call it."""
+        if self.device_mesh is not None:
+            from cnnzoo.sharding import shares
+
+            state = shares(self, state)
+        self.load_state_dict(state)
+
     def configure_optimizers(self) -> Any:
         """The optimizer on two groups, weights and the rest, of which only the weights decay; the schedule by step.
 
         Decaying neither biases nor normalization layers is He et al.'s rule ("conv and fc weights"), and most others'.
         """
-        named = [(n.replace("_fsdp_wrapped_module.", ""), p) for n, p in self.net.named_parameters() if p.requires_grad]
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
-            {"params": [p for name, p in named if name in self.decaying]},
-            {"params": [p for name, p in named if name not in self.decaying], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = _call("optimizer", self.optimizer, [group for group in groups if group["params"]])
         if self.scheduler is None:

@@ -51,7 +51,7 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     except UserError as error:
         _end(error)
     sys.argv[1:] = argv
-    sweep_dir = next((Path(_parse(word).value()) for word in argv if word.startswith("hydra.sweep.dir=")), None)
+    sweep_dir = next((Path(str(_parse(word).value())) for word in argv if word.startswith("hydra.sweep.dir=")), None)
     if sweep_dir is not None:
         print(f"sweep  {sweep_dir}", flush=True)
     failures = list(dropped)

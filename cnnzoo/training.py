@@ -170,7 +170,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.exists():
         saved = torch.load(best, map_location="cpu", weights_only=True)
-        classifier.load_state_dict(saved["state_dict"])
+        classifier.load_whole(saved["state_dict"])
         figures |= {name: value for name, value in saved["cnnzoo"]["metrics"].items() if name.startswith("val/")}
     if cfg.test and data.has_test:
         with ranks.together(trainer), explained(cfg):

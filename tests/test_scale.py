@@ -11,10 +11,16 @@ import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import hydra
 import pytest
 import torch
 from PIL import Image
+
+import cnnzoo
+from cnnzoo import cli, ranks
+from cnnzoo.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TRAIN = str(ROOT / "train.py")
@@ -87,10 +93,11 @@ def weights(run_dir):
     return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("way", ON)
+@pytest.mark.parametrize("way", [*ON, "fsdp"])
 def test_two_ranks_are_one_with_the_doubled_batch(way, tmp_path):
     typed = ("trainer.max_epochs=2", "optimizer.lr=0.05")
-    said = ended(*ON[way], *typed, "data.batch_size=32", "run_dir=two", cwd=tmp_path)
+    started_by = [word.replace("ddp", way) for word in ON["lightning"]] if way == "fsdp" else ON[way]
+    said = ended(*started_by, *typed, "data.batch_size=32", "run_dir=two", cwd=tmp_path)
     assert "batches of 32 on each of 2 devices" in said
     assert said.count("epoch 1/2") == said.count("epoch 2/2") == 1
     assert "Traceback" not in said
@@ -104,6 +111,10 @@ def test_two_ranks_are_one_with_the_doubled_batch(way, tmp_path):
     for name in ("train/acc1", "train/loss", "val/acc1", "val/loss", "test/acc1", "test/loss"):
         assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-4), name
     one_writes(tmp_path / "two", CPU[0])
+    images = torch.rand(4, 1, 32, 32)
+    with torch.no_grad():
+        first, second = (cnnzoo.load_run(tmp_path / run)(images) for run in ("one", "two"))
+    assert (first - second).abs().max() < 0.01
 
 
 def weights_at_start():
@@ -116,7 +127,7 @@ def weights_at_start():
 
 def one_writes(run_dir, word):
     """One process, and no other, wrote the configuration, the log and the curves."""
-    assert (run_dir / ".hydra/overrides.yaml").read_text().startswith(f"- {word}\n- trainer=ddp\n")
+    assert (run_dir / ".hydra/overrides.yaml").read_text().startswith(f"- {word}\n- trainer=")
     assert [path.name for path in run_dir.glob("*.log")] == ["train.log"]
     log = (run_dir / "train.log").read_text().splitlines()
     assert sum("parameters" in line for line in log) == 1
@@ -138,6 +149,7 @@ def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
         assert time.monotonic() - begun < 60
         assert process.returncode != 0
         assert not alive(process)
+    assert "Error executing job" not in said
     if way == "torchrun":  # its own report
         assert f"{lost} (pid: {number})" in said or f"local_rank: {lost} (pid: {number})" in said
         assert "SIGKILL" in said
@@ -146,7 +158,6 @@ def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
         assert said.strip() == f"error: rank 1 (process {number}) was killed by signal 9 (SIGKILL): the other ranks end"
     else:
         assert said.strip() == f"error: rank 0 (process {number}) was killed: the other ranks end"
-    assert "Error executing job" not in said
 
 
 @pytest.mark.parametrize("way", ON)
@@ -196,3 +207,109 @@ def test_two_machines_train_together_in_one_run_directory(tmp_path):
     (run,) = tmp_path.glob("runs/folder/lenet5/*")  # named by a clock, of the first
     one_writes(run, CPU[0])
     assert json.loads((run / "metrics.json").read_text())["val/acc1"] == 1.0
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """An environment without ranks, to which a test adds."""
+    for name in (
+        *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", ranks.RUN_DIR),
+        *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_JOB_NAME"),
+    ):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_process_by_itself_is_rank_0_and_goes_where_it_likes(alone):
+    assert (ranks.rank(), ranks.local_rank(), ranks.agree("runs/here", typed=False)) == (0, 0, "runs/here")
+
+
+def test_jobs_of_slurm_go_where_their_number_says(alone):
+    values = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
+    for name, value in values.items():
+        alone.setenv(name, value)
+    assert (ranks.rank(), ranks.local_rank()) == (5, 1)
+    assert ranks.agree("runs/digits/lenet5/2026-01-01_00-00-00", typed=False) == "runs/digits/lenet5/slurm_77"
+    assert ranks.agree("mine", typed=True) == "mine"
+    alone.setenv("SLURM_STEP_ID", "2")
+    assert ranks.agree("runs/digits/lenet5/2026-01-01_00-00-00", typed=False) == "runs/digits/lenet5/slurm_77_2"
+    words, _ = cli.prepare(["model=lenet"], config="train", help_text="")
+    assert words[1:] == [
+        "hydra.run.dir='runs/digits/lenet5/slurm_77_2'",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=rank",
+    ]
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        hydra.compose("train", overrides=words)
+    with pytest.raises(UserError, match="leave torchrun or srun out"):
+        cli.prepare(["-m", "seed=1,2"], config="train", help_text="")
+
+
+def test_a_rank_of_lightnings_goes_where_the_first_one_says(alone):
+    alone.setenv("LOCAL_RANK", "1")
+    alone.setenv(ranks.RUN_DIR, '/runs/"it\'s" $x')
+    words, _ = cli.prepare(
+        ["model=lenet", 'hydra.run.dir="/runs/"it\'s" $x"', "hydra.job.name=train_ddp_process_1"],
+        config="train",
+        help_text="",
+    )
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=words, return_hydra_config=True)
+    assert cfg.hydra.run.dir == '/runs/"it\'s" $x'
+    assert cfg.hydra.output_subdir is None
+
+
+def test_machines_without_a_launcher_need_a_run_directory(alone):
+    alone.setenv("NODE_RANK", "1")
+    with pytest.raises(UserError, match=r"type run_dir="):
+        ranks.agree("runs/here", typed=False)
+    assert ranks.agree("runs/here", typed=True) == "runs/here"
+
+
+@pytest.mark.parametrize(
+    ("several", "values"),
+    [
+        (False, {"devices": 1}),
+        (False, {"devices": "1"}),
+        (False, {"devices": "auto", "accelerator": "cpu"}),
+        (False, {"devices": [3]}),
+        (False, {"devices": "3,"}),
+        (True, {"devices": 2}),
+        (True, {"devices": "2"}),
+        (True, {"devices": [0, 3]}),
+        (True, {"devices": "0,3"}),
+        (True, {"devices": 1, "num_nodes": 2}),
+    ],
+)
+def test_how_many_ranks_a_configuration_has(several, values):
+    assert ranks.several(SimpleNamespace(**{"num_nodes": 1, "accelerator": "auto", **values})) == several
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4242"), True),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 1800000ms"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (UserError("Connection closed by peer"), False),
+    ],
+)
+def test_what_says_that_another_rank_is_gone(error, lost):
+    assert ranks.connection_lost(error) == lost
+
+
+def test_a_trainer_that_does_not_fit_its_ranks_is_a_line(alone):
+    cpu = torch.device("cpu")
+    strategy = SimpleNamespace(root_device=cpu, _layer_sync=None)
+    trainer = SimpleNamespace(world_size=1, num_nodes=1, num_devices=1, strategy=strategy)
+    ranks.check(trainer)
+    alone.setenv("TORCHELASTIC_RUN_ID", "none")
+    alone.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"torchrun started 4 processes, and the trainer has 1 .* type trainer=ddp"):
+        ranks.check(trainer)
+    trainer.world_size, strategy._layer_sync = 4, object()
+    with pytest.raises(UserError, match=r"trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone"):
+        ranks.check(trainer)
+    strategy.root_device = torch.device("cuda")
+    ranks.check(trainer)
