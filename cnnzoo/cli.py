@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, NoReturn
@@ -35,9 +34,6 @@ PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "csv
 """Their values are paths: taken literally, `~` expanded."""
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
-
-PLUGINS = {"optuna": "hydra_optuna_sweeper", "submitit": "hydra_submitit_launcher"}
-"""Of what `conf/sweep/*.yaml` names, what does not come with Hydra, by the package of `hydra_plugins` that has it."""
 
 log = logging.getLogger(__name__)
 
@@ -246,17 +242,13 @@ def _check_choice(override: Override) -> None:
         return
     for name in choice if isinstance(choice, list) else [choice]:
         if str(name) in choices(group):
+            if group == "sweep":
+                sweeping.check_plugins(str(name), (CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
             continue
         error = unknown(group, str(name), choices(group), most=20)
         if group == "model":
             error = UserError(f"{error} (model= takes a family, model.name= one of its networks)")
         raise error
-    if group == "sweep":
-        for plugin, package in PLUGINS.items():
-            needed = re.search(rf"override /hydra/\w+: {plugin}", (CONF / "sweep" / f"{choice}.yaml").read_text())
-            if needed and find_spec(f"hydra_plugins.{package}") is None:
-                name = package.replace("_", "-")
-                raise UserError(f"sweep={choice} needs Hydra's {plugin} plugin: type pip install {name}")
 
 
 def _check_keys(overrides: list[Override], config: str, *, multirun: bool) -> DictConfig:

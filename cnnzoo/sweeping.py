@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import math
 import os
 import re
@@ -13,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,8 @@ ARRIVING = ".hydra.new"
 """Where Hydra writes a job's configuration, before it is known whether the directory holds that job already."""
 FAILED = "error.txt"
 SUMMARY = "summary.csv"
-
-log = logging.getLogger(__name__)
+PLUGINS = {"optuna": "hydra_optuna_sweeper", "submitit": "hydra_submitit_launcher"}
+"""Of the sweepers and launchers in `conf/sweep/`, those that do not come with Hydra, with their package."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ class Job:
     def state(self) -> str:
         """finished, failed, or unfinished: running, or killed."""
         return "finished" if self.figures else "failed" if self.error else "unfinished"
+
+
+def check_plugins(sweep: str, text: str) -> None:
+    """Raise UserError if `conf/sweep/<sweep>.yaml`, whose `text` this is, names a plugin that is not installed."""
+    for plugin, package in PLUGINS.items():
+        if re.search(rf"override /hydra/\w+: {plugin}", text) and find_spec(f"hydra_plugins.{package}") is None:
+            name = package.replace("_", "-")
+            raise UserError(f"sweep={sweep} needs Hydra's {plugin} plugin: type pip install {name}")
 
 
 def jobs(sweep_dir: Path) -> list[Job]:
@@ -85,7 +93,7 @@ def run_job(
         if earlier.figures:
             shutil.rmtree(run_dir / ARRIVING)
             value = earlier.figures.get(earlier.metric)
-            log.info("job %s is finished already: %s %s", number, earlier.metric, value)
+            print(f"job {number} is finished already: {earlier.metric} {value}", flush=True)  # its log stays as it is
             return value
         (left or start_over)(run_dir)
     if (run_dir / CONFIGURED).exists():

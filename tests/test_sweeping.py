@@ -20,8 +20,8 @@ SWEEP = ("-m", "model=lenet,squeezenet", "optimizer.lr=0.1,0.01", *QUICK, "test=
 
 
 def state(run_dir):
-    """What a finished job holds: its log is opened again, and nothing else."""
-    files = [path for path in run_dir.rglob("*") if path.is_file() and path.name != "train.log"]
+    """What a job's directory holds, and since when."""
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
@@ -210,9 +210,12 @@ def test_every_sweep_composes(choice):
         ("optuna", "hydra-optuna-sweeper"),
         ("slurm", "hydra-submitit-launcher"),
         ("parallel", "hydra-submitit-launcher"),
+        ("[grid,slurm]", "hydra-submitit-launcher"),
     ],
 )
 def test_a_missing_plugin_is_a_line_with_what_to_type(sweep, package, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=f"sweep={sweep} needs .* type pip install {package}$"):
+    monkeypatch.setattr(sweeping, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=f"sweep={sweep.split(',')[-1].strip(']')} needs .* type pip install {package}$"
+    ):
         cli.prepare(["-m", f"sweep={sweep}"], config="train", help_text="")
