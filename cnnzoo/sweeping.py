@@ -60,9 +60,16 @@ class Job:
 def check_plugins(sweep: str, text: str) -> None:
     """Raise UserError if `conf/sweep/<sweep>.yaml`, whose `text` this is, names a plugin that is not installed."""
     for plugin, package in PLUGINS.items():
-        if re.search(rf"override /hydra/\w+: {plugin}", text) and find_spec(f"hydra_plugins.{package}") is None:
+        if re.search(rf"override /hydra/\w+: {plugin}", text) and not _installed(f"hydra_plugins.{package}"):
             name = package.replace("_", "-")
             raise UserError(f"sweep={sweep} needs Hydra's {plugin} plugin: type pip install {name}")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def jobs(sweep_dir: Path) -> list[Job]:

@@ -1,6 +1,7 @@
 """Sweeps: the table of their jobs, and going on where one was killed."""
 
 import csv
+import importlib.util
 import io
 import json
 import re
@@ -214,7 +215,7 @@ def test_every_sweep_composes(choice):
     ],
 )
 def test_a_missing_plugin_is_a_line_with_what_to_type(sweep, package, monkeypatch):
-    monkeypatch.setattr(sweeping, "find_spec", lambda name: None)
+    monkeypatch.setattr(sweeping, "find_spec", lambda name: importlib.util.find_spec(f"nowhere.{name}"))
     with pytest.raises(
         UserError, match=f"sweep={sweep.split(',')[-1].strip(']')} needs .* type pip install {package}$"
     ):
