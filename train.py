@@ -3,7 +3,9 @@
   python train.py model=resnet                                  resnet18 on scikit-learn's handwritten digits
   python train.py model=vgg model.name=vgg11_bn                 another network of a family
   python train.py model=lenet data=folder data.root=~/flowers   your own images, one folder per class
-  python train.py -m model=lenet,resnet optimizer.lr=0.1,0.01   every combination, one run after the other
+  python train.py -m model=lenet,resnet optimizer.lr=0.1,0.01   every combination, one run after the other, and a table
+  python train.py -m sweep=optuna model=lenet                   Optuna chooses the values
+  python train.py model=resnet trainer=ddp                      on all devices of this machine
   python train.py resume=runs/digits/resnet18/...               go on with a run that was stopped, where it was
   python train.py model=resnet --cfg job                        print the whole configuration and exit
 

@@ -101,6 +101,21 @@ class Classifier(pl.LightningModule):
         for name, mean in means.items():
             self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=stage == "val" and name == "acc1")
 
+    def configure_model(self) -> None:
+        """Shard the network where the trainer's strategy wants that (`trainer=fsdp`)."""
+        if self.device_mesh is not None:
+            from cnnzoo.sharding import shard  # here: only that strategy needs it
+
+            shard(self.net, self.device_mesh["data_parallel"])
+
+    def load_whole(self, state: Mapping[str, Tensor]) -> None:
+        """`load_state_dict` of whole weights, into shares of them where the network is sharded; all ranks call it."""
+        if self.device_mesh is not None:
+            from cnnzoo.sharding import shares
+
+            state = shares(self, state)
+        self.load_state_dict(state)
+
     def configure_optimizers(self) -> Any:
         """The optimizer on two groups, weights and the rest, of which only the weights decay; the schedule by step.
 

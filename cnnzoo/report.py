@@ -41,11 +41,12 @@ def describe(
     sizes = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
     train = splits["train"]
     assert train is not None
+    each = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
     return {
         "model": f"{cfg.model.name} ({settled.stem} stem), {parameters:,} parameters",
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
         "input": f"{settled.image_size} x {settled.image_size} pixels, {settled.channels} "
-        f"channel{'s' if settled.channels > 1 else ''}, batches of {data.batch_size}",
+        f"channel{'s' if settled.channels > 1 else ''}, batches of {data.batch_size}{each}",
         "device": device_of(trainer),
         "loader": _loader(loader, cfg.loader, train, trainer),
         "cache": "not needed: the set is in memory" if train.paths is None else _cache(data.cache),
@@ -78,7 +79,7 @@ def once_more(run_dir: Path) -> str:
     """The command that gave this run, less what must differ in the next one."""
     words = [str(word) for word in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
     words = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", word) for word in words]  # paths, as they were typed
-    keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights="))]
+    keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights=", "sweep="))]
     return " ".join(["python", "train.py", *keep])
 
 

@@ -34,7 +34,8 @@ def words_of(run_dir: Path) -> list[str]:
         raise UserError(f"resume={run_dir}: there is no such directory; type the run's, which holds checkpoints/")
     if not recorded.is_file():
         raise UserError(f"resume={run_dir} holds no run: it lacks .hydra/overrides.yaml")
-    return [str(word) for word in OmegaConf.load(recorded)]
+    words = [str(word) for word in OmegaConf.load(recorded)]
+    return [word for word in words if not word.startswith("sweep=")]  # what a job of one was told is in its others
 
 
 def going_on(run_dir: Path, before: DictConfig, after: DictConfig, words: Sequence[str]) -> DictConfig:

@@ -1,13 +1,7 @@
 """The main job: settle the input, build the network, fit, test the best checkpoint, write down what came out."""
 
-import errno
 import logging
 import math
-import os
-import shlex
-import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
@@ -24,20 +17,21 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from cnnzoo.callbacks import EMA, Checkpoints, Speed, Stopped
+from cnnzoo import ranks
+from cnnzoo.callbacks import EMA, Checkpoints, Speed
 from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
-from cnnzoo.loggers import CSV, TensorBoard
+from cnnzoo.fitting import fit, going_on
+from cnnzoo.loggers import CSV
 from cnnzoo.models import create_model, info
-from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, write_json
-from cnnzoo.resuming import newest, record
+from cnnzoo.report import describe, hyperparameters, loader_of, result, tell, write_json
 from cnnzoo.settle import Settled, settle
+from cnnzoo.trouble import explained
 
 log = logging.getLogger(__name__)
-logging.getLogger("pytorch_lightning").setLevel(
-    logging.WARNING
-)  # the job says what runs, and on what, in its own words
+for library in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(library).setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
 
 QUIET = (
     ".*does not have many workers.*",  # the loader's own doing
@@ -152,6 +146,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         raise UserError(f"optimized_metric={cfg.optimized_metric}: there are val/acc1, val/acc5, val/loss")
     for pattern in QUIET:
         warnings.filterwarnings("ignore", pattern)
+    ranks.check(trainer)
     run_dir = Path(cfg.run_dir)
     start = going_on(run_dir, data, trainer, cfg) if cfg.resume is not None else None
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
@@ -171,21 +166,22 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
     often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
-    fit(classifier, data, trainer, run_dir, start)
+    fit(classifier, data, trainer, cfg, start and start[0])
     figures = final_figures(trainer, {} if start is None else start[1]["cnnzoo"]["metrics"])
     epochs = trainer.current_epoch
-    kept = [path for name in ("best", "last") if (path := run_dir / "checkpoints" / f"{name}.ckpt").exists()]
-    saved = torch.load(kept[0], map_location="cpu", weights_only=True) if kept else None
-    if saved is not None:
-        classifier.load_state_dict(saved["state_dict"])
+    kept = kept_checkpoint(trainer, run_dir)
+    if kept is not None:
+        saved = torch.load(kept, map_location="cpu", weights_only=True)
+        classifier.load_whole(saved["state_dict"])
         figures |= {name: value for name, value in saved["cnnzoo"]["metrics"].items() if name.startswith("val/")}
     if cfg.test and data.has_test:
-        trainer.test(classifier, datamodule=data, verbose=False)
+        with ranks.together(trainer), explained(cfg):
+            trainer.test(classifier, datamodule=data, verbose=False)
         figures |= {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("test/")}
 
     seconds = next((each.seconds for each in trainer.callbacks if isinstance(each, Checkpoints)), 0.0)  # type: ignore[attr-defined]
     metrics: dict[str, Any] = {**figures, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
-    if saved is not None and kept[0].stem == "best":
+    if kept is not None and kept.stem == "best":
         metrics["best_epoch"] = saved["cnnzoo"]["epochs"]
     if not data.has_test:
         metrics["tested"] = "nothing: the data has no test split"
@@ -199,84 +195,16 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
     return figures.get(cfg.optimized_metric, math.nan)
 
 
-def going_on(
-    run_dir: Path, data: DataModule, trainer: pl.Trainer, cfg: DictConfig
-) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a resumed run goes on from; None where it has none yet and begins.
+def kept_checkpoint(trainer: pl.Trainer, run_dir: Path) -> Path | None:
+    """The best checkpoint, or the last one if none was better than another, or none; the same one on all ranks.
 
-    What loggers hold of steps after it is dropped. Raises UserError, before anything is changed, where the run has
-    nothing left to do, and where the data is not what it was.
+    Raises UserError on a machine that does not see the run directory of the first.
     """
-    start = newest(run_dir)
-    path, saved = start if start is not None else (None, None)
-    done, asked = (0, 0) if saved is None else (saved["cnnzoo"]["epochs"], saved["global_step"])
-    most, finished = trainer.max_epochs or -1, (run_dir / "metrics.json").exists()
-    if 0 < most < done or (finished and 0 < most == done):
-        raise UserError(
-            f"resume={shown(run_dir)}: this run has trained {done} epochs, and trainer.max_epochs={most}; to train "
-            f"longer type trainer.max_epochs={2 * done}"
-        )
-    if saved is not None:
-        data.trainer = trainer  # which fit() would do; it tells how many devices there are
-        data.load_state_dict(saved["DataModule"])
-    if trainer.is_global_zero:
-        record(run_dir, cfg.resume, path, saved)
-        (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoard):
-            logger.go_on(asked)
-        elif isinstance(logger, CSV):
-            logger.go_on(0 if saved is None else saved["rows"])
-    if path is None:
-        log.info("%s holds no checkpoint yet: the run begins", shown(run_dir))
-    else:
-        log.info("going on from %s: %d epochs and %d steps are done", shown(path), done, asked)
-    return start
-
-
-def fit(
-    classifier: Classifier,
-    data: DataModule,
-    trainer: pl.Trainer,
-    run_dir: Path,
-    start: tuple[Path, dict[str, Any]] | None = None,
-) -> None:
-    """Train, from a checkpoint on where one is given; exits where a signal stopped it, with what to type to go on."""
-    try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=start and start[0], weights_only=start and True)
-    except Stopped as stop:
-        log.info(
-            "stopped by %s after %d epochs and %d steps, and saved; python train.py resume=%s goes on",
-            stop,
-            trainer.current_epoch,
-            trainer.global_step,
-            shlex.quote(shown(run_dir)),
-        )
-        if stop.number == getattr(signal, "SIGUSR1", None):
-            requeue()
-        sys.exit(128 + stop.number)
-    except SystemExit:  # how Lightning ends on Ctrl-C
-        log.info("stopped at once; what was saved is in %s", shown(run_dir))
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-            raise
-        raise UserError(
-            f"{error.filename or run_dir} cannot be written: {error.strerror}. What was saved before is as it was; "
-            f"make room, then type: python train.py resume={shlex.quote(shown(run_dir))}"
-        ) from error
-
-
-def requeue() -> None:
-    """Under SLURM, have the job started again: SIGUSR1 says that its time is nearly over (`--signal=SIGUSR1@90`)."""
-    environment = SLURMEnvironment.detect() and SLURMEnvironment(requeue_signal=signal.SIGUSR1)
-    if not environment or not environment.auto_requeue or environment.global_rank():
-        return
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
-    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
-    outcome = "requeued" if done.returncode == 0 else f"not requeued: {done.stderr.strip()}"
-    log.info("job %s %s", name, outcome)
+    both = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    kept = trainer.strategy.broadcast(next((path for path in both if path.exists()), None))
+    if kept is not None and not kept.exists():
+        raise UserError(f"{kept} is not there: run_dir must be where all machines of a run see it")
+    return kept
 
 
 def final_figures(trainer: pl.Trainer, before: Mapping[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnzoo.callbacks import Bottleneck, Checkpoints, ProgressBar, Speed
+from cnnzoo.callbacks import Bottleneck, Checkpoints, Finite, ProgressBar, Speed
 from cnnzoo.callbacks.board import captioned_grid
 from cnnzoo.callbacks.bottleneck import advice
 from cnnzoo.data import Augment, TorchLoader
@@ -159,3 +159,68 @@ def test_a_loader_without_kinds_is_not_told_of_them(monkeypatch, workers, said):
 def test_no_bottleneck_is_not_told(caplog, wait):
     Bottleneck().on_train_epoch_end(trainer_of(files(), wait), None)
     assert not caplog.records
+
+
+def lossy(every=10, precision="32-true"):
+    """A trainer as far as `Finite` looks at it."""
+    group = {"lr": 0.05, "initial_lr": 0.1}
+    return SimpleNamespace(
+        log_every_n_steps=every,
+        is_last_batch=False,
+        global_step=7,
+        current_epoch=2,
+        precision=precision,
+        optimizers=[SimpleNamespace(param_groups=[group])],
+    )
+
+
+class Watched(torch.Tensor):
+    """A loss that counts how often its value is asked for, which on a GPU is a wait."""
+
+    asked = 0
+
+    def __bool__(self):
+        Watched.asked += 1
+        return super().__bool__()
+
+
+def test_a_loss_is_looked_at_where_it_is_logged_and_no_more_often():
+    finite, trainer = Finite(), lossy(every=10)
+    Watched.asked = 0
+    loss = torch.zeros(()).as_subclass(Watched)
+    for step in range(25):
+        trainer.is_last_batch = step == 24
+        finite.on_train_batch_end(trainer, None, {"loss": loss}, None, step)
+    assert Watched.asked == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(value):
+    finite, trainer = Finite(), lossy()
+    finite.on_train_batch_end(trainer, None, {"loss": torch.tensor(value)}, None, 3)  # not looked at
+    with pytest.raises(
+        UserError, match=rf"the loss is {value} at step 7 \(epoch 3\), learning rate 0.05: type"
+    ) as error:
+        finite.on_save_checkpoint(trainer, None, {})
+    assert "optimizer.lr=0.01 or " in str(error.value)
+    assert "callbacks.finite=null" in str(error.value)
+    assert "bf16" not in str(error.value)
+    with pytest.raises(UserError, match=r"or trainer.precision=bf16-mixed"):
+        finite.on_train_batch_end(lossy(precision="16-mixed"), None, {"loss": torch.tensor(value)}, None, 9)
+
+
+def test_a_run_whose_loss_explodes_keeps_its_good_checkpoint(job, tmp_path, monkeypatch):
+    from cnnzoo.classifier import Classifier
+
+    step = Classifier.training_step
+
+    def explode(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        return loss * float("nan") if self.current_epoch == 1 and batch_idx == 1 else loss
+
+    monkeypatch.setattr(Classifier, "training_step", explode)
+    with pytest.raises(UserError, match=r"the loss is nan at step 4 \(epoch 2\)"):
+        job("model=lenet", "trainer.max_epochs=2", "trainer.limit_train_batches=2")
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["cnnzoo"]["epochs"] == 1
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from cnnzoo import resuming, training
+from cnnzoo import fitting, resuming
 from cnnzoo.callbacks import Checkpoints, Stopped
 from cnnzoo.callbacks.checkpoint import WholeFiles, random_state, set_random_state
 from cnnzoo.errors import UserError
@@ -83,15 +84,16 @@ def trainer_that(raises):
     def fit(*_, **__):
         raise raises
 
-    return SimpleNamespace(fit=fit, current_epoch=2, global_step=40)
+    return SimpleNamespace(fit=fit, current_epoch=2, global_step=40, world_size=1)
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device", "run/events.out")
     with pytest.raises(UserError, match=r"^run/events\.out cannot be written: No space left on device\. .* resume="):
-        training.fit(None, None, trainer_that(full), tmp_path)
+        fitting.fit(None, None, trainer_that(full), OmegaConf.create({"run_dir": "run"}), None)
+    missing = FileNotFoundError(errno.ENOENT, "no such file")
     with pytest.raises(FileNotFoundError):
-        training.fit(None, None, trainer_that(FileNotFoundError(errno.ENOENT, "no such file")), tmp_path)
+        fitting.fit(None, None, trainer_that(missing), OmegaConf.create({"run_dir": "run"}), None)
 
 
 def test_under_slurm_a_job_whose_time_is_over_is_requeued(tmp_path, monkeypatch, caplog):
@@ -103,7 +105,7 @@ def test_under_slurm_a_job_whose_time_is_over_is_requeued(tmp_path, monkeypatch,
         monkeypatch.setenv(f"SLURM_{name}", value)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         with pytest.raises(SystemExit) as end:
-            training.fit(None, None, trainer_that(Stopped(number)), tmp_path)
+            fitting.fit(None, None, trainer_that(Stopped(number)), OmegaConf.create({"run_dir": "run"}), None)
         assert end.value.code == 128 + number
     assert (tmp_path / "said").read_text() == "requeue 17\n"
 

@@ -4,6 +4,7 @@ from cnnzoo.callbacks.board import FirstBatch, Graph
 from cnnzoo.callbacks.bottleneck import Bottleneck
 from cnnzoo.callbacks.checkpoint import Checkpoints, Stopped
 from cnnzoo.callbacks.ema import EMA
+from cnnzoo.callbacks.finite import Finite
 from cnnzoo.callbacks.progress import EpochLine, ProgressBar
 from cnnzoo.callbacks.speed import Speed
 
@@ -12,6 +13,7 @@ __all__ = [
     "Bottleneck",
     "Checkpoints",
     "EpochLine",
+    "Finite",
     "FirstBatch",
     "Graph",
     "ProgressBar",

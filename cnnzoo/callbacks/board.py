@@ -56,6 +56,8 @@ class Graph(Callback):
         """Write the graph, once; a network that cannot be traced has none, and training goes on."""
         if batch_idx or trainer.current_epoch or trainer.global_step > 1:
             return
+        if hasattr(pl_module.net, "unshard"):
+            return  # sharded: no rank has the whole of it
         for writer in writers(trainer):
             net: Any = pl_module.net
             compiled, net._compiled_call_impl = net._compiled_call_impl, None  # the plain network is what is drawn

@@ -1,0 +1,109 @@
+"""Training, from the start or from a checkpoint on, to the end or to a signal."""
+
+import errno
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import SLURMEnvironment
+from omegaconf import DictConfig
+
+from cnnzoo import ranks
+from cnnzoo.callbacks import Stopped
+from cnnzoo.data.datamodule import DataModule
+from cnnzoo.errors import UserError
+from cnnzoo.loggers import CSV, TensorBoard
+from cnnzoo.report import shown
+from cnnzoo.resuming import newest, record
+from cnnzoo.trouble import explained
+
+log = logging.getLogger(__name__)
+
+
+def going_on(
+    run_dir: Path, data: DataModule, trainer: pl.Trainer, cfg: DictConfig
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a resumed run goes on from; None where it has none yet and begins.
+
+    What loggers hold of steps after it is dropped. Raises UserError, before anything is changed, where the run has
+    nothing left to do, and where the data is not what it was.
+    """
+    start = newest(run_dir)
+    path, saved = start if start is not None else (None, None)
+    done, asked = (0, 0) if saved is None else (saved["cnnzoo"]["epochs"], saved["global_step"])
+    most, finished = trainer.max_epochs or -1, (run_dir / "metrics.json").exists()
+    if 0 < most < done or (finished and 0 < most == done):
+        raise UserError(
+            f"resume={shown(run_dir)}: this run has trained {done} epochs, and trainer.max_epochs={most}; to train "
+            f"longer type trainer.max_epochs={2 * done}"
+        )
+    if saved is not None:
+        data.trainer = trainer  # which fit() would do; it tells how many devices there are
+        data.load_state_dict(saved["DataModule"])
+    if trainer.is_global_zero:
+        record(run_dir, cfg.resume, path, saved)
+        (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.go_on(asked)
+        elif isinstance(logger, CSV):
+            logger.go_on(0 if saved is None else saved["rows"])
+    if path is None:
+        log.info("%s holds no checkpoint yet: the run begins", shown(run_dir))
+    else:
+        log.info("going on from %s: %d epochs and %d steps are done", shown(path), done, asked)
+    return start
+
+
+def fit(model: pl.LightningModule, data: DataModule, trainer: pl.Trainer, cfg: DictConfig, start: Path | None) -> None:
+    """Train, from a checkpoint on where one is given; exits where a signal stopped it, with what to type to go on.
+
+    Raises UserError where the disk is full, where memory is, and where another rank was lost.
+    """
+    run_dir, stopped = Path(cfg.run_dir), None
+    try:
+        with ranks.together(trainer), explained(cfg):
+            try:
+                trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=None if start is None else True)
+            except Stopped as stop:  # in here: all ranks stop after the same step, and none is lost
+                stopped = stop
+    except SystemExit:  # how Lightning ends on Ctrl-C
+        log.info("stopped at once; what was saved is in %s", shown(run_dir))
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        raise UserError(
+            f"{error.filename or run_dir} cannot be written: {error.strerror}. What was saved before is as it was; "
+            f"make room, then type: python train.py resume={shlex.quote(shown(run_dir))}"
+        ) from error
+    if stopped is None:
+        return
+    log.info(
+        "stopped by %s after %d epochs and %d steps, and saved; python train.py resume=%s goes on",
+        stopped,
+        trainer.current_epoch,
+        trainer.global_step,
+        shlex.quote(shown(run_dir)),
+    )
+    if stopped.number == getattr(signal, "SIGUSR1", None):
+        requeue()
+    sys.exit(128 + stopped.number)
+
+
+def requeue() -> None:
+    """Under SLURM, have the job started again: SIGUSR1 says that its time is nearly over (`--signal=SIGUSR1@90`)."""
+    environment = SLURMEnvironment.detect() and SLURMEnvironment(requeue_signal=signal.SIGUSR1)
+    if not environment or not environment.auto_requeue or environment.global_rank():
+        return
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
+    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
+    outcome = "requeued" if done.returncode == 0 else f"not requeued: {done.stderr.strip()}"
+    log.info("job %s %s", name, outcome)

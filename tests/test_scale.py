@@ -1,0 +1,312 @@
+"""Several ranks: the same as one with a larger batch, one run directory, and one end for all."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import hydra
+import pytest
+import torch
+from PIL import Image
+
+import cnnzoo
+from cnnzoo import cli, ranks
+from cnnzoo.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+TRAIN = str(ROOT / "train.py")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+CPU = ("model=lenet", "trainer=ddp", "trainer.accelerator=cpu")
+ON = {
+    "lightning": (sys.executable, TRAIN, *CPU, "trainer.devices=2"),
+    "torchrun": (*TORCHRUN, "--standalone", TRAIN, *CPU),
+}
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="ranks on the CPU need gloo")
+
+
+@contextmanager
+def started(*command, cwd, **environment):
+    """The command's process with its output in `.stdout` and in `.mark` what all that it starts can be told by.
+
+    None of them is alive in the end.
+    """
+    mark = f"CNNZOO_TEST={uuid.uuid4()}"
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "120",
+            **dict([mark.split("=")]),
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    process.mark = mark
+    try:
+        yield process
+    finally:
+        for number in alive(process).values():
+            os.kill(number, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def ended(*command, cwd, **environment):
+    """What a command printed, which must succeed."""
+    with started(*command, cwd=cwd, **environment) as process:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, said
+    return said
+
+
+def alive(process):
+    """What it started and itself, as far as alive: each one's number by its local rank, or by itself if it has none."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "environ").read_text().split("\0")
+        except OSError:  # another's, or gone
+            continue
+        if process.mark in words:
+            number = int(place.name)
+            values = dict(word.partition("=")[::2] for word in words)
+            own = 0 if "torch.distributed.run" not in process.args else number
+            found[int(values.get("LOCAL_RANK", own))] = number
+    return found
+
+
+def weights(run_dir):
+    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("way", [*ON, "fsdp"])
+def test_two_ranks_are_one_with_the_doubled_batch(way, tmp_path):
+    typed = ("trainer.max_epochs=2", "optimizer.lr=0.05")
+    started_by = [word.replace("ddp", way) for word in ON["lightning"]] if way == "fsdp" else ON[way]
+    said = ended(*started_by, *typed, "data.batch_size=32", "run_dir=two", cwd=tmp_path)
+    assert "batches of 32 on each of 2 devices" in said
+    assert said.count("epoch 1/2") == said.count("epoch 2/2") == 1
+    assert "Traceback" not in said
+    ended(sys.executable, TRAIN, *CPU, *typed, "data.batch_size=64", "run_dir=one", "trainer.devices=1", cwd=tmp_path)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    start = weights_at_start()
+    for name in one:
+        moved = (one[name] - start[name]).norm()
+        assert (one[name] - two[name]).norm() < 1e-3 * moved, name
+    figures = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
+    for name in ("train/acc1", "train/loss", "val/acc1", "val/loss", "test/acc1", "test/loss"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-4), name
+    one_writes(tmp_path / "two", CPU[0])
+    images = torch.rand(4, 1, 32, 32)
+    with torch.no_grad():
+        first, second = (cnnzoo.load_run(tmp_path / run)(images) for run in ("one", "two"))
+    assert (first - second).abs().max() < 0.01
+
+
+def weights_at_start():
+    """LeNet-5 as seed 0 begins."""
+    from cnnzoo import create_model, training
+
+    training.seed_everything(0)
+    return {f"net.{name}": value for name, value in create_model("lenet5", in_channels=1).state_dict().items()}
+
+
+def one_writes(run_dir, word):
+    """One process, and no other, wrote the configuration, the log and the curves."""
+    assert (run_dir / ".hydra/overrides.yaml").read_text().startswith(f"- {word}\n- trainer=")
+    assert [path.name for path in run_dir.glob("*.log")] == ["train.log"]
+    log = (run_dir / "train.log").read_text().splitlines()
+    assert sum("parameters" in line for line in log) == 1
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
+    validated = [row["epoch"] for row in rows if row["val/acc1"]]
+    assert validated == sorted(set(validated))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("way", ON)
+def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
+    with started(*ON[way], "trainer.max_epochs=2000", "run_dir=run", cwd=tmp_path) as process:
+        while "epoch 2/" not in (line := process.stdout.readline()):
+            assert line, "it ended too soon"
+        os.kill(number := alive(process)[lost], signal.SIGKILL)
+        begun = time.monotonic()
+        said = process.stdout.read()  # until nobody is left to write
+        process.wait(timeout=60)
+        assert time.monotonic() - begun < 60
+        assert process.returncode != 0
+        assert not alive(process)
+    assert "Error executing job" not in said
+    if way == "torchrun":  # its own report
+        assert f"{lost} (pid: {number})" in said or f"local_rank: {lost} (pid: {number})" in said
+        assert "SIGKILL" in said
+        assert "error: rank" not in said
+    elif lost:
+        assert said.strip() == f"error: rank 1 (process {number}) was killed by signal 9 (SIGKILL): the other ranks end"
+    else:
+        assert said.strip() == f"error: rank 0 (process {number}) was killed: the other ranks end"
+
+
+@pytest.mark.parametrize("way", ON)
+def test_an_error_in_one_rank_is_its_line_and_ends_all(way, tmp_path):
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        for n in range(24):
+            path = tmp_path / "train" / name / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), color).save(path)
+            other = tmp_path / "val" / name / f"{n}.png"
+            other.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), color).save(other)
+    (tmp_path / "val/blue/1.png").write_bytes(b"no image")  # at place 1 of the order: rank 1's
+    words = ("data=folder", f"data.root={tmp_path}", "data.cache.mode=none", "data.batch_size=4", "run_dir=run")
+    begun = time.monotonic()
+    with started(*ON[way], *words, "data.image_size=32", "trainer.max_epochs=3", cwd=tmp_path) as process:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode != 0
+        assert not alive(process)
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, said
+    assert errors[0].startswith(f"error: rank 1: {tmp_path}/val/blue/1.png: cannot be read")
+    assert "Error executing job" not in said
+    assert time.monotonic() - begun < 90
+
+
+def test_two_machines_train_together_in_one_run_directory(tmp_path):
+    for n in range(24):
+        for split, name in (("train", "red"), ("train", "blue"), ("val", "red"), ("val", "blue")):
+            path = tmp_path / "data" / split / name / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (200, 30, 30) if name == "red" else (30, 30, 200)).save(path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machine = (sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1")
+    address = ("--master-addr=127.0.0.1", f"--master-port={port}")
+    words = ("data=folder", f"data.root={tmp_path}/data", "data.batch_size=4", "trainer.max_epochs=2")
+    first = (*machine, *address, "--node-rank=0", TRAIN, *CPU, *words)
+    second = (*machine, *address, "--node-rank=1", TRAIN, *CPU, *words)
+    with started(*first, cwd=tmp_path) as one, started(*second, cwd=tmp_path) as two:
+        said, other = one.communicate(timeout=120)[0], two.communicate(timeout=120)[0]
+        assert (one.returncode, two.returncode) == (0, 0), said + other
+    assert "batches of 4 on each of 2 devices" in said
+    assert said.count("cache:") == 1  # each fills its own, and one speaks
+    assert "epoch" not in other
+    (run,) = tmp_path.glob("runs/folder/lenet5/*")  # named by a clock, of the first
+    one_writes(run, CPU[0])
+    assert json.loads((run / "metrics.json").read_text())["val/acc1"] == 1.0
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """An environment without ranks, to which a test adds."""
+    for name in (
+        *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", ranks.RUN_DIR),
+        *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_JOB_NAME"),
+    ):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_process_by_itself_is_rank_0_and_goes_where_it_likes(alone):
+    assert (ranks.rank(), ranks.local_rank(), ranks.agree("runs/here", typed=False)) == (0, 0, "runs/here")
+
+
+def test_jobs_of_slurm_go_where_their_number_says(alone):
+    values = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
+    for name, value in values.items():
+        alone.setenv(name, value)
+    assert (ranks.rank(), ranks.local_rank()) == (5, 1)
+    assert ranks.agree("runs/digits/lenet5/2026-01-01_00-00-00", typed=False) == "runs/digits/lenet5/slurm_77"
+    assert ranks.agree("mine", typed=True) == "mine"
+    alone.setenv("SLURM_STEP_ID", "2")
+    assert ranks.agree("runs/digits/lenet5/2026-01-01_00-00-00", typed=False) == "runs/digits/lenet5/slurm_77_2"
+    words, _ = cli.prepare(["model=lenet"], config="train", help_text="")
+    assert words[1:] == [
+        "hydra.run.dir='runs/digits/lenet5/slurm_77_2'",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=rank",
+    ]
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        hydra.compose("train", overrides=words)
+    with pytest.raises(UserError, match="leave torchrun or srun out"):
+        cli.prepare(["-m", "seed=1,2"], config="train", help_text="")
+
+
+def test_a_rank_of_lightnings_goes_where_the_first_one_says(alone):
+    alone.setenv("LOCAL_RANK", "1")
+    alone.setenv(ranks.RUN_DIR, '/runs/"it\'s" $x')
+    typed = ["model=lenet", 'hydra.run.dir="/runs/"it\'s" $x"', "hydra.job.name=train_ddp_process_1"]
+    words, _ = cli.prepare(ranks.without_lightnings(typed), config="train", help_text="")
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=words, return_hydra_config=True)
+    assert cfg.hydra.run.dir == '/runs/"it\'s" $x'
+    assert cfg.hydra.output_subdir is None
+
+
+def test_machines_without_a_launcher_need_a_run_directory(alone):
+    alone.setenv("NODE_RANK", "1")
+    with pytest.raises(UserError, match=r"type run_dir="):
+        ranks.agree("runs/here", typed=False)
+    assert ranks.agree("runs/here", typed=True) == "runs/here"
+
+
+@pytest.mark.parametrize(
+    ("several", "values"),
+    [
+        (False, {"devices": 1}),
+        (False, {"devices": "1"}),
+        (False, {"devices": "auto", "accelerator": "cpu"}),
+        (False, {"devices": [3]}),
+        (False, {"devices": "3,"}),
+        (True, {"devices": 2}),
+        (True, {"devices": "2"}),
+        (True, {"devices": [0, 3]}),
+        (True, {"devices": "0,3"}),
+        (True, {"devices": 1, "num_nodes": 2}),
+    ],
+)
+def test_how_many_ranks_a_configuration_has(several, values):
+    assert ranks.several(SimpleNamespace(**{"num_nodes": 1, "accelerator": "auto", **values})) == several
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4242"), True),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 1800000ms"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (UserError("Connection closed by peer"), False),
+    ],
+)
+def test_what_says_that_another_rank_is_gone(error, lost):
+    assert ranks.connection_lost(error) == lost
+
+
+def test_a_trainer_that_does_not_fit_its_ranks_is_a_line(alone):
+    cpu = torch.device("cpu")
+    strategy = SimpleNamespace(root_device=cpu, _layer_sync=None)
+    trainer = SimpleNamespace(world_size=1, num_nodes=1, num_devices=1, strategy=strategy)
+    ranks.check(trainer)
+    alone.setenv("TORCHELASTIC_RUN_ID", "none")
+    alone.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"torchrun started 4 processes, and the trainer has 1 .* type trainer=ddp"):
+        ranks.check(trainer)
+    trainer.world_size, strategy._layer_sync = 4, object()
+    with pytest.raises(UserError, match=r"trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone"):
+        ranks.check(trainer)
+    strategy.root_device = torch.device("cuda")
+    ranks.check(trainer)
