@@ -15,14 +15,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from cnnzoo.callbacks import Speed
+from cnnzoo.callbacks.hyperparameters import write_hyperparameters
 from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
-from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, write_json
+from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, typed, write_json
 from cnnzoo.settle import Settled, settle
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
         board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
 
-    table = hyperparameters(cfg, settled, loader)
+    table = {**typed(cfg), **hyperparameters(cfg, settled, loader)}
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             logger.log_hyperparams(table)
@@ -182,8 +182,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         write_json(run_dir / "metrics.json", metrics)
         for board in boards:
             with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
-                for summary in hparams(table, figures):
-                    writer.file_writer.add_summary(summary)
+                write_hyperparameters(writer, table, figures, first=typed(cfg), step=trainer.global_step)
         tell(result(metrics, run_dir))
     return figures[cfg.optimized_metric]
 
