@@ -18,6 +18,7 @@ from cnnzoo.callbacks import Evaluation, Filters, Gpu, Graph, Histograms, LayerT
 from cnnzoo.callbacks.filters import first_filters
 from cnnzoo.callbacks.histograms import write
 from cnnzoo.callbacks.hyperparameters import write_hyperparameters
+from cnnzoo.callbacks.layout import layout_of
 from cnnzoo.callbacks.text import markdown
 from cnnzoo.classifier import Classifier
 from cnnzoo.data import Digits
@@ -112,7 +113,7 @@ def layout_in(events):
 def test_every_chart_of_the_layout_has_lines(tmp_path):
     events, _ = trained(tmp_path, Layout(), Norms(), Speed(), Evaluation(share=1.0), Gpu())
     layout = layout_in(events)
-    assert list(layout) == ["Is it learning?", "Is it fast?", "What limits it?", "Where is it wrong?"]
+    assert list(layout) == ["Is it learning?", "Is it fast, and what limits it?", "Where is it wrong?"]
     tags = set(events.Tags()["scalars"]) | {"lr"}  # it is logged where there is a schedule, too
     patterns = [pattern for charts in layout.values() for lines in charts.values() for pattern in lines]
     for pattern in patterns:
@@ -130,6 +131,16 @@ def test_the_layout_has_no_chart_for_what_is_not_logged(tmp_path):
             "learning rate": ["lr$"],
         }
     }
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_a_gpu_has_charts_of_what_can_be_read(use):
+    callback = Gpu()
+    callback.has_use = use
+    trainer = SimpleNamespace(callbacks=[callback], strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
+    memory = {"GPU memory, GiB, at its peak": ["perf/gpu_allocated$", "perf/gpu_reserved$"]}
+    charts = {"GPU use": ["perf/gpu_use$"], **memory} if use else memory
+    assert layout_of(trainer)["Is it fast, and what limits it?"] == charts
 
 
 def test_what_is_written_once_is_not_written_again_by_a_run_that_goes_on(tmp_path):

@@ -12,7 +12,7 @@ Charts = dict[str, list[str]]  # title -> patterns of the tags whose curves it h
 
 
 class Layout(Callback):
-    """Writes the layout of the charts, once: learning, speed, bottleneck, classes, of what this run logs."""
+    """Writes the layout of the charts, once: learning, speed and bottleneck, classes, of what this run logs."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, unless the run began earlier."""
@@ -37,15 +37,17 @@ def layout_of(trainer: Trainer) -> dict[str, Charts]:
     if Norms in here:
         learning |= {"gradient norm": ["norm/gradient$"], "weight norm": ["norm/weight$"]}
     layout = {"Is it learning?": learning}
+    speed: Charts = {}
     if Speed in here:
-        layout["Is it fast?"] = {"images per second": ["perf/images_per_second$"]}
-        layout["What limits it?"] = {"share of the time spent waiting for data": ["perf/data_wait$"]}
+        speed["images per second"] = ["perf/images_per_second$"]
+        speed["share of the time spent waiting for data"] = ["perf/data_wait$"]
     gpu = next((callback for callback in trainer.callbacks if isinstance(callback, Gpu)), None)  # type: ignore[attr-defined]
     if gpu is not None and gpu.present(trainer):
-        charts = layout.setdefault("What limits it?", {})
         if gpu.has_use:
-            charts["GPU use"] = ["perf/gpu_use$"]
-        charts["GPU memory, GiB, at its peak"] = ["perf/gpu_allocated$", "perf/gpu_reserved$"]
+            speed["GPU use"] = ["perf/gpu_use$"]
+        speed["GPU memory, GiB, at its peak"] = ["perf/gpu_allocated$", "perf/gpu_reserved$"]
+    if speed:
+        layout["Is it fast, and what limits it?"] = speed
     if Evaluation in here and trainer.datamodule.num_classes <= FEW:  # type: ignore[attr-defined]
         layout["Where is it wrong?"] = {"accuracy of each class, validation": ["val_class/.*"]}
     return layout
