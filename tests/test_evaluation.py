@@ -197,17 +197,31 @@ def test_few_and_many_meet_at_a_number(tmp_path):
         assert tag in shown(tmp_path / str(number), data, epochs=1).Tags()["images"]
 
 
-def test_epochs_that_time_does_not_allow_are_left_out_but_the_last(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("share", "numbers", "pictures"),
+    [
+        (0.35, [2, 5, 11, 17], [2, 17]),
+        (0.4, [2, 5, 8, 11, 14, 17], [2, 17]),
+        (0.45, [2, 5, 8, 11, 14, 17], [2, 5, 8, 11, 14, 17]),
+    ],
+)
+def test_what_time_does_not_allow_is_left_out_but_in_the_first_and_the_last_epoch(
+    tmp_path, monkeypatch, share, numbers, pictures
+):
     clock = SimpleNamespace(now=0.0)
 
     def perf_counter():
         clock.now += 1.0
         return clock.now
 
-    monkeypatch.setattr("cnnzoo.callbacks.allowance.time", SimpleNamespace(perf_counter=perf_counter))
-    events = shown(tmp_path, Told(LABELS, SAID, SURE, ["a", "b", "c"]), epochs=6, share=0.35)
-    # an epoch takes 1 s, and 8 s more where it is shown, of which 4 are spent: 4 <= 0.35 * 12 in the fourth
-    assert [event.step for event in events.Tensors("val/confusion")] == [2, 11, 17]
+    for module in ("allowance", "evaluation"):
+        monkeypatch.setattr(f"cnnzoo.callbacks.{module}.time", SimpleNamespace(perf_counter=perf_counter))
+    events = shown(tmp_path, Told(LABELS, SAID, SURE, ["a", "b", "c"]), epochs=6, share=share)
+    # to read the clock takes 1 s: the question one, the numbers eight, of which they spend 4, the pictures 1 of 2.
+    # 0.35: 4 <= 0.35 * 12 in the second epoch, but 8 > 0.35 * 22 in the third, 8 <= 0.35 * 23 in the fourth.
+    # 0.4: 9 > 0.4 * 21 when the second could be drawn; 0.45: 9 <= 0.45 * 21.
+    assert [event.step for event in events.Tensors("val/confusion")] == numbers
+    assert [event.step for event in events.Images("val/confusion_matrix")] == pictures
 
 
 def test_answers_keep_the_surest_of_all_batches():

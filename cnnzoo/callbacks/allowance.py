@@ -7,7 +7,7 @@ from cnnzoo.errors import UserError
 
 
 class Allowance:
-    """Time that may be spent, at most `share` of what has gone by since `start`; nothing spent, it always suffices.
+    """Time that may be spent, at most `share` of what has gone by since `start`; nothing spent, some is always left.
 
     Spend it in a `with` block. So pictures come after every epoch of a long training, and rarely in one whose epochs
     take no longer than a picture; the share holds either way. `key` is what sets the share, for the error.
@@ -26,7 +26,11 @@ class Allowance:
     @property
     def left(self) -> bool:
         """Whether some may be spent now."""
-        return self.spent <= self.share * (time.perf_counter() - self.began)
+        return self.covers(0.0)
+
+    def covers(self, seconds: float) -> bool:
+        """Whether so much may be spent now."""
+        return self.spent + seconds <= self.share * (time.perf_counter() - self.began)
 
     def __enter__(self) -> None:
         self._entered = time.perf_counter()

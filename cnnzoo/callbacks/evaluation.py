@@ -1,6 +1,7 @@
 """Where a network is wrong: the confusion matrix, the accuracy of each class, the most confident mistakes."""
 
 import csv
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cnnzoo.callbacks.allowance import Allowance
-from cnnzoo.callbacks.board import last_epoch, logged_step, unnormalized, writers
+from cnnzoo.callbacks.board import add_picture, last_epoch, logged_step, unnormalized, writers
 from cnnzoo.callbacks.pictures import bars, captioned_grid, confusion
 from cnnzoo.errors import UserError
 
@@ -84,8 +85,9 @@ class Evaluation(Callback):
     the texts, and `confusion_val.csv` in `directory` (None: no file), written anew each time, with all pairs that
     occur. `test` instead of `val` for the test.
 
-    `share` of the training time is what validation may take of this; epochs that would exceed it are left out, but not
-    the last one. The logits are those that the step computed. Drawing takes 10 to 20 ms.
+    `share` of the training time is what validation may take of this. Where epochs are so short that it does not
+    suffice, pictures, texts and the file are left out first, then the rest; the first and the last epoch have all.
+    The logits are those that the step computed. Of ten classes, the pictures take 20 ms, the rest 1 ms.
     """
 
     def __init__(self, *, directory: str | None = None, mistakes: int = 12, share: float = 0.004) -> None:
@@ -95,6 +97,7 @@ class Evaluation(Callback):
         self.most = mistakes
         self.allowance = Allowance(share, "callbacks.evaluation.share")
         self._answers: Answers | None = None
+        self._drawing: float | None = None  # seconds that the latest pictures took
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time begins to count."""
@@ -123,8 +126,7 @@ class Evaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show it."""
         if self._answers is not None:
-            with self.allowance:
-                self._show(trainer, "val")
+            self._show(trainer, "val")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test is always shown."""
@@ -139,18 +141,44 @@ class Evaluation(Callback):
     def _show(self, trainer: Trainer, stage: str) -> None:
         assert self._answers is not None
         answers, self._answers = self._answers, None
-        if trainer.world_size > 1:
-            answers = answers.gathered()
-        if not trainer.is_global_zero:
+        names, step = trainer.datamodule.classes, logged_step(trainer)  # type: ignore[attr-defined]
+        with self.allowance:
+            if trainer.world_size > 1:
+                answers = answers.gathered()
+            if not trainer.is_global_zero:
+                return
+            table = answers.counts(len(names))
+            for writer in writers(trainer):
+                if len(names) <= FEW:
+                    _write_numbers(writer, stage, step, _matrix(table, len(names)), names)
+        first = self._drawing is None
+        if stage == "val" and not (first or last_epoch(trainer) or self.allowance.covers(self._drawing or 0.0)):
             return
+        began = time.perf_counter()
+        self._draw(trainer, stage, step, answers, table)
+        self._drawing = time.perf_counter() - began
+        if not first:  # that one slows down the start, as the graph does, not the training
+            self.allowance.spent += self._drawing
+
+    def _draw(self, trainer: Trainer, stage: str, step: int, answers: Answers, table: npt.NDArray[np.int64]) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        step, names = logged_step(trainer), data.classes
-        table = answers.counts(len(names))
+        names = data.classes
         if self.directory is not None:
             _write_csv(self.directory / f"confusion_{stage}.csv", step, table, names)
         for writer in writers(trainer):
-            (_show_few if len(names) <= FEW else _show_many)(writer, stage, step, table, names)
-            _show_mistakes(writer, stage, step, answers, names, data)
+            if len(names) <= FEW:
+                picture = confusion(_matrix(table, len(names)), names)
+                add_picture(writer, f"{stage}/confusion_matrix", picture, step)
+            else:
+                _draw_many(writer, stage, step, table, names)
+            _draw_mistakes(writer, stage, step, answers, names, data)
+
+
+def _matrix(table: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """(size, size): how many images of each true class, by row, were said to be of which, by column."""
+    matrix = np.zeros((size, size), np.int64)
+    matrix[table[:, 0], table[:, 1]] = table[:, 2]
+    return matrix
 
 
 def _write_csv(path: Path, step: int, table: npt.NDArray[np.int64], names: Sequence[str]) -> None:
@@ -160,18 +188,17 @@ def _write_csv(path: Path, step: int, table: npt.NDArray[np.int64], names: Seque
         writer.writerows([step, names[true], names[said], images] for true, said, images in table.tolist())
 
 
-def _show_few(writer: SummaryWriter, stage: str, step: int, table: npt.NDArray[np.int64], names: Sequence[str]) -> None:
-    """The matrix, and a point on the curve of each class that has images."""
-    matrix = np.zeros((len(names), len(names)), np.int64)
-    matrix[table[:, 0], table[:, 1]] = table[:, 2]
-    writer.add_image(f"{stage}/confusion_matrix", confusion(matrix, names), step, dataformats="HWC")
+def _write_numbers(
+    writer: SummaryWriter, stage: str, step: int, matrix: npt.NDArray[np.int64], names: Sequence[str]
+) -> None:
+    """The matrix as a tensor, and a point on the curve of each class that has images."""
     writer.add_tensor(f"{stage}/confusion", torch.from_numpy(matrix), step)
     for n, name in enumerate(names):
         if stage == "val" and matrix[n].any():
             writer.add_scalar(f"{stage}_class/{name}", matrix[n, n] / matrix[n].sum(), step)
 
 
-def _show_many(
+def _draw_many(
     writer: SummaryWriter, stage: str, step: int, table: npt.NDArray[np.int64], names: Sequence[str]
 ) -> None:
     """The pairs most confused, and the classes at either end."""
@@ -192,10 +219,10 @@ def _show_many(
         ("best_classes", rows[: -WORST - 1 : -1], "classes with the highest accuracy", False),
     ):
         if part:
-            writer.add_image(f"{stage}/{name}", bars(part, title, wrong=wrong), step, dataformats="HWC")
+            add_picture(writer, f"{stage}/{name}", bars(part, title, wrong=wrong), step)
 
 
-def _show_mistakes(
+def _draw_mistakes(
     writer: SummaryWriter, stage: str, step: int, answers: Answers, names: Sequence[str], data: Any
 ) -> None:
     assert answers.mistakes is not None
@@ -210,7 +237,7 @@ def _show_mistakes(
         return
     captions = [f"true: {true}\nsaid: {other}\n{probability} sure" for true, other, probability in lines]
     picture = captioned_grid(unnormalized(images[are], data), captions, columns=3, side=116)
-    writer.add_image(f"{stage}/mistakes", picture, step, dataformats="HWC")
+    add_picture(writer, f"{stage}/mistakes", picture, step)
     rows = [f"| {n} | {' | '.join(map(_plain, line))} |" for n, line in enumerate(lines, 1)]
     head = "The surest mistakes, as in the picture, row by row:\n\n| | true | said | probability |\n|---|---|---|---|"
     writer.add_text(f"{stage}/mistakes", "\n".join([head, *rows]), step)

@@ -6,7 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from cnnzoo.callbacks.allowance import Allowance
-from cnnzoo.callbacks.board import last_epoch, last_step, writers
+from cnnzoo.callbacks.board import add_picture, last_epoch, last_step, writers
 from cnnzoo.callbacks.pictures import filters
 
 
@@ -15,7 +15,7 @@ class Filters(Callback):
 
     A network whose first layer is no convolution has none, nor one whose weights are parted among ranks. `share` of the
     training time is what it may take; epochs that would exceed it are left out, but not the last one. A picture of 64
-    filters takes about 5 ms.
+    filters takes 3 ms.
     """
 
     def __init__(self, *, share: float = 0.001) -> None:
@@ -39,7 +39,7 @@ class Filters(Callback):
             return
         with self.allowance:
             for writer in writers(trainer):
-                writer.add_image("net/filters", filters(weight), step, dataformats="HWC")
+                add_picture(writer, "net/filters", filters(weight), step)
 
 
 def first_filters(net: nn.Module) -> Tensor | None:
