@@ -83,15 +83,15 @@ class Classifier(pl.LightningModule):
             self.log(f"train/{name}_epoch", mean, on_step=False, on_epoch=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to `val/`."""
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to `val/`; returns its logits, which callbacks get."""
+        return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to `test/`."""
-        self._evaluate(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add one batch to `test/`; returns its logits, which callbacks get."""
+        return self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         images, labels = batch
         logits = self(images)
         means = self.eval_means[stage]
@@ -100,6 +100,7 @@ class Classifier(pl.LightningModule):
         means["acc5"].update(hits(logits, labels, 5).mean(), len(labels))
         for name, mean in means.items():
             self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=stage == "val" and name == "acc1")
+        return logits
 
     def configure_model(self) -> None:
         """Shard the network where the trainer's strategy wants that (`trainer=fsdp`)."""

@@ -106,6 +106,34 @@ def hyperparameters(cfg: DictConfig, settled: Settled, loader: str) -> dict[str,
     return {name: value for name, value in keep.items() if value is not None}
 
 
+IN_TABLE = {
+    "model.name": "model",
+    "model.stem": "stem",
+    "data.batch_size": "batch_size",
+    "data.image_size": "image_size",
+    "trainer.max_epochs": "epochs",
+    "trainer.precision": "precision",
+}
+"""Keys that have another name among the hyperparameters."""
+
+
+def typed(cfg: DictConfig) -> dict[str, bool | str | float | int]:
+    """What the command line set, as hyperparameters: the keys a sweep varies are among them.
+
+    Keys that choose where a run goes and what is shown of it are left out.
+    """
+    found: dict[str, bool | str | float | int] = {}
+    words = Path(cfg.run_dir) / ".hydra" / "overrides.yaml"
+    if not words.exists():  # on a rank that did not compose the run
+        return found
+    for word in map(str, OmegaConf.load(words)):
+        key, _, text = word.lstrip("+").partition("=")
+        if text and not re.match(r"run_dir|test$|callbacks|logger|hydra|trainer\.enable_", key):
+            value = OmegaConf.select(cfg, key)
+            found[IN_TABLE.get(key, key)] = value if isinstance(value, bool | int | float) else text.strip("'")
+    return found
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write the file whole or not at all."""
     temporary = path.with_suffix(".tmp")

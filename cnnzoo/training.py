@@ -15,17 +15,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from cnnzoo import ranks
 from cnnzoo.callbacks import EMA, Checkpoints, Speed
+from cnnzoo.callbacks.hyperparameters import write_hyperparameters
 from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.fitting import fit, going_on
 from cnnzoo.loggers import CSV
 from cnnzoo.models import create_model, info
-from cnnzoo.report import describe, hyperparameters, loader_of, result, tell, write_json
+from cnnzoo.report import describe, hyperparameters, loader_of, result, tell, typed, write_json
 from cnnzoo.settle import Settled, settle
 from cnnzoo.trouble import explained
 
@@ -158,7 +158,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
             lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
             board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
 
-    table = hyperparameters(cfg, settled, loader)
+    table = {**typed(cfg), **hyperparameters(cfg, settled, loader)}
     for logger in trainer.loggers:
         if isinstance(logger, CSV):
             logger.log_hyperparams(table)
@@ -189,8 +189,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         write_json(run_dir / "metrics.json", metrics)
         for board in boards:
             with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
-                for summary in hparams(table, figures):
-                    writer.file_writer.add_summary(summary)
+                write_hyperparameters(writer, table, figures, first=typed(cfg), step=trainer.global_step)
         tell(result(metrics, run_dir))
     return figures.get(cfg.optimized_metric, math.nan)
 

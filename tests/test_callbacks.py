@@ -7,34 +7,11 @@ import pytest
 import torch
 
 from cnnzoo.callbacks import Bottleneck, Checkpoints, Finite, ProgressBar, Speed
-from cnnzoo.callbacks.board import captioned_grid
 from cnnzoo.callbacks.bottleneck import advice
 from cnnzoo.data import Augment, TorchLoader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
-
-
-def test_a_grid_is_as_square_as_it_can_be_and_has_its_captions_below():
-    images = torch.zeros(5, 1, 8, 8)
-    images[4] = 1.0
-    grid = captioned_grid(images, ["a", "b", "c", "d", "e"])
-    assert grid.shape == (2 * 78, 3 * 64, 3)
-    assert grid.dtype == np.uint8
-    assert (grid[:64, :64] == 0).all()  # the first image, black
-    assert (grid[78 : 78 + 64, 64:128] == 255).all()  # the fifth, in the second row, white
-    assert (grid[64:78, :64] < 128).any()  # its caption
-    assert (grid[78:, 128:] == 255).all()  # the tile that stays empty
-
-
-def test_a_long_caption_stays_in_its_tile():
-    grid = captioned_grid(torch.zeros(2, 3, 64, 64), ["a name that is much too long for it", ""])
-    assert (grid[64:, :64] < 128).any()
-    assert (grid[64:, 64:] == 255).all()
-
-
-def test_large_images_are_not_made_smaller():
-    assert captioned_grid(torch.zeros(1, 3, 100, 100), ["a"]).shape == (114, 100, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util.tensor_util import make_ndarray
 
 import cnnzoo
+from cnnzoo.data import Digits
 from cnnzoo.errors import UserError
 
 
@@ -94,14 +97,57 @@ def test_tensorboard_has_the_scalars_the_images_the_graph_and_the_text(lenet):
     tags = events.Tags()
     scalars = {"train/loss", "train/acc1", "val/loss", "val/acc1", "val/acc5", "test/loss", "test/acc1", "test/acc5"}
     assert scalars | {"lr", "perf/images_per_second", "perf/data_wait"} <= set(tags["scalars"])
-    assert [event.step for event in events.Scalars("train/loss")] == [9, 19, 29, 39]
-    assert len(events.Scalars("val/acc1")) == 2
+    for name in ("train/loss", "norm/gradient", "norm/weight"):
+        assert [event.step for event in events.Scalars(name)] == [9, 19, 29, 39]
+    for name in ("val/acc1", "val_class/7"):
+        assert [event.step for event in events.Scalars(name)] == [19, 39]
     (picture,) = events.Images("train/first_batch")
-    assert (picture.width, picture.height) == (8 * 64, 8 * (64 + 14))
+    assert (picture.width, picture.height) == (5 * 70, 5 * (70 + 14))
+    pictures = {"val/confusion_matrix": [19, 39], "val/mistakes": [19, 39], "test/confusion_matrix": [40]}
+    for name, steps in {**pictures, "test/mistakes": [40], "net/filters": [0, 39]}.items():
+        assert [event.step for event in events.Images(name)][-2:] == steps, name
     assert tags["graph"]
-    (config,) = events.Tensors("config/text_summary")
-    assert b"max_epochs: 2" in config.tensor_proto.string_val[0]
-    assert any(tag.startswith("_hparams_/") for tag in events.summary_metadata)
+    for name, content in (("config", b"max_epochs: 2"), ("layers", b"61,706 parameters")):
+        (text,) = events.Tensors(f"{name}/text_summary")
+        assert content in text.tensor_proto.string_val[0]
+    assert "custom_scalars__config__" in tags["tensors"]
+
+
+def test_tensorboard_s_confusion_matrix_is_that_of_the_best_checkpoint(lenet):
+    _, run = lenet
+    net = cnnzoo.load_run(run)
+    test = Digits(split_seed=0).split("test")
+    with torch.no_grad():
+        said = net(torch.stack([net.preprocess(image) for image in test.pixels])).argmax(1)
+    counts = torch.zeros(10, 10, dtype=torch.int64)
+    for true, predicted in zip(test.labels.tolist(), said.tolist(), strict=True):
+        counts[true, predicted] += 1
+    (found,) = EventAccumulator(str(run), size_guidance={"tensors": 0}).Reload().Tensors("test/confusion")
+    assert make_ndarray(found.tensor_proto).tolist() == counts.tolist()
+    with (run / "confusion_test.csv").open() as file:
+        rows = {(row["true"], row["predicted"]): int(row["images"]) for row in csv.DictReader(file)}
+    assert rows == {(str(t), str(p)): n for t, row in enumerate(counts.tolist()) for p, n in enumerate(row) if n}
+
+
+def test_the_row_of_hyperparameters_has_what_was_typed_and_the_final_figures(lenet):
+    _, run = lenet
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    infos = HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert {info.name for info in infos if info.differs} == {"model", "epochs"}
+    start = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    assert start.session_start_info.hparams["epochs"].number_value == 2
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in ("test/acc1", "val/acc1", "train/loss", "perf/images_per_second"):
+        assert [event.value for event in events.Scalars(f"result/{name}")] == [pytest.approx(metrics[name])]
+
+
+def test_what_was_typed_is_among_the_hyperparameters(job, tmp_path):
+    job("model=lenet", "augment=none", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "augment.mean=[0.5]")
+    parameters = yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())
+    assert (parameters["trainer.limit_train_batches"], parameters["augment.mean"]) == (2, "[0.5]")
+    assert (parameters["model"], parameters["augment"], parameters["epochs"]) == ("lenet5", "center", 1)
+    assert "run_dir" not in parameters
 
 
 def test_a_checkpoint_is_plain_and_gives_the_run_back(lenet):
@@ -115,8 +161,6 @@ def test_a_checkpoint_is_plain_and_gives_the_run_back(lenet):
     net = cnnzoo.load_run(run)
     assert not net.training
     assert net.classes == tuple(facts["classes"])
-    from cnnzoo.data import Digits
-
     test = Digits(split_seed=0).split("test")
     with torch.no_grad():
         logits = net(torch.stack([net.preprocess(image) for image in test.pixels]))

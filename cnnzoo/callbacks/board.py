@@ -1,18 +1,20 @@
-"""What TensorBoard shows besides curves: the first training batch, the graph."""
+"""What TensorBoard shows besides curves: the first training batch, the graph; and what all that write to it share."""
 
 import logging
-import math
 import warnings
-from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from cnnzoo.callbacks.pictures import Picture, captioned_grid
+from cnnzoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +26,51 @@ def writers(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-class FirstBatch(Callback):
-    """Writes the first training batch as the network gets it, augmented, as a grid with the class under each image."""
+def logged_step(trainer: Trainer) -> int:
+    """The step that Lightning logs figures of a training batch, a validation or a test under."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
-    def __init__(self, most: int = 64) -> None:
+
+def last_step(trainer: Trainer) -> int:
+    """The same in `on_train_epoch_end`, where the count is one ahead: that of the epoch's last batch."""
+    return logged_step(trainer) - 1
+
+
+def logs_now(trainer: Trainer) -> bool:
+    """Whether this training step is one whose figures are logged."""
+    return trainer._logger_connector.should_update_logs
+
+
+def last_epoch(trainer: Trainer) -> bool:
+    """Whether training ends with this epoch, as far as can be known."""
+    ends = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return ends or trainer.should_stop or trainer.global_step == trainer.max_steps
+
+
+def add_picture(writer: SummaryWriter, tag: str, picture: Picture, step: int) -> None:
+    """`writer.add_image`, several times as quick: with uint8 as it is, and little compression."""
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=1)
+    height, width, _ = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def unnormalized(images: Tensor, data: Any) -> Tensor:
+    """(N, C, H, W) as the network gets them -> in 0 to 1, as they look; `data` knows mean and deviation."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.settled_mean, data.settled_std))
+    return images.float().cpu() * std + mean
+
+
+class FirstBatch(Callback):
+    """Writes the first training batch as the network gets it, augmented, as a grid with the class under each image.
+
+    Images of more than 70 pixels are shown as large as they are, which takes "Show actual image size" in TensorBoard.
+    """
+
+    def __init__(self, most: int = 25) -> None:
+        if most < 1:
+            raise UserError(f"callbacks.first_batch.most={most}: at least 1 image")
         self.most = most
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -37,11 +80,9 @@ class FirstBatch(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         for writer in writers(trainer):
             images, labels = (part[: self.most].cpu() for part in batch)
-            pixels = images.float() * torch.tensor(data.settled_std).view(-1, 1, 1) + torch.tensor(
-                data.settled_mean
-            ).view(-1, 1, 1)
-            picture = captioned_grid(pixels, [data.classes[label] for label in labels.tolist()])
-            writer.add_image("train/first_batch", picture, 0, dataformats="HWC")
+            captions, side = [data.classes[label] for label in labels.tolist()], max(70, images.shape[-1])
+            picture = captioned_grid(unnormalized(images, data), captions, columns=5, side=side)
+            add_picture(writer, "train/first_batch", picture, 0)
 
 
 class Graph(Callback):
@@ -71,23 +112,3 @@ class Graph(Callback):
             finally:
                 net.train()
                 net._compiled_call_impl = compiled
-
-
-def captioned_grid(images: Tensor, captions: Sequence[str], *, side: int = 64) -> np.ndarray:
-    """`(N, C, H, W)` in 0 to 1 -> `(rows * (side + 14), columns * side, 3)` uint8: as square a grid as N allows.
-
-    Small images are enlarged to `side` pixels without smoothing; a caption too long for its tile is cut.
-    """
-    pixels = (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    side = max(side, pixels.shape[1])
-    columns = math.ceil(math.sqrt(len(pixels)))
-    rows = math.ceil(len(pixels) / columns)
-    sheet = Image.new("RGB", (columns * side, rows * (side + 14)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
-        x, y = i % columns * side, i // columns * (side + 14)
-        sheet.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (x, y))
-        while caption and draw.textlength(caption) > side - 4:
-            caption = caption[:-1]
-        draw.text((x + side / 2, y + side + 1), caption, fill="black", anchor="ma")
-    return np.asarray(sheet)

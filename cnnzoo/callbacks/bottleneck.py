@@ -15,7 +15,13 @@ MUCH = 0.1
 
 
 class Bottleneck(Callback):
-    """At the end of an epoch that waited for data, one line with how much was lost and what to change."""
+    """At the end of an epoch that waited for data, one line with how much was lost and what to change.
+
+    The same advice is given once; how much each epoch waited is in the table of epochs.
+    """
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the line, where there is something to say."""
@@ -25,6 +31,9 @@ class Bottleneck(Callback):
             return
         loader = trainer.train_dataloader
         what = advice(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""
+        if what in self._given:
+            return
+        self._given.add(what)
         log.warning(
             "the data is the bottleneck: %.0f%% of the epoch was spent waiting for images; "
             "without it training would be %.1f times as fast%s",
