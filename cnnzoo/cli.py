@@ -63,7 +63,10 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
             return float("nan")  # a sweeper reads it as a job that brought nothing
 
     task.__module__ = main.__module__
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says of what Ctrl-C ended
     if failures:
         several = (
             f"{len(failures)} jobs of this multirun failed" if len(failures) > 1 else "a job of this multirun failed"

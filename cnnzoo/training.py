@@ -152,6 +152,8 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         if isinstance(logger, CSVLogger):
             logger.log_hyperparams(table)
     steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
+    limit = trainer.limit_train_batches  # a number of batches, or a share of them
+    steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
     often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
