@@ -33,6 +33,9 @@ PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "csv
 OPEN = ("model.args", "data", "loader", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "hydra")
 """Where `+key=value` may add a key: each is handed to a call that refuses what it does not know."""
 
+LIBRARIES = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
+"""What torch's C++ code prints past Python's warnings, of sockets and profilers, is nothing a person can act on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,8 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
             raise
         sys.exit(_line(error))
     sys.argv[1:] = argv
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)  # read when torch is imported, which is later
     failures = list(dropped)
 
     def task(cfg: DictConfig) -> float | None:

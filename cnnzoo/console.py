@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -20,6 +21,7 @@ NAME, LEFT = 13, 11  # characters of "filling cache" and "epoch 300/300", and of
 COUNT, FIGURES = 7, 22  # at least: of "123/456", and of "loss 0.512  acc1 0.900"; so that a bar keeps its length
 SHORTEST, LONGEST = 8, 40  # of the bar itself
 ECHO = 4  # for two ^C
+NOTHING: dict[str, Any] = {"left": None, "told": 0.0, "count": "", "figures": ""}  # beside a row
 REDRAWN = 3  # times a second; each takes about 2 ms of one core
 
 
@@ -101,20 +103,24 @@ class Bar:
             refresh_per_second=REDRAWN,
             transient=True,
         )
-        self.rows: dict[str, Any] = {}
-        self.progress.start()
+        self.rows = {row: self.progress.add_task("", visible=False, **NOTHING) for row in ("stage", "run")}
+        # A thread draws all: Ctrl-C interrupts the main thread alone, and half a drawing would stay on the screen
+        self._pen = ThreadPoolExecutor(1, thread_name_prefix="cnnzoo-bar")
+        self._pen.submit(self.progress.start).result()
 
-    def show(self, row: str, name: str, done: float, total: float, *, left: float | None, **texts: str) -> None:
-        """Set a row, which appears when it is first set: its name, how far it is, seconds left, `count`, `figures`."""
-        fields: dict[str, Any] = {"left": left, "told": time.perf_counter(), "count": "", "figures": "", **texts}
-        if row not in self.rows:
-            self.rows[row] = self.progress.add_task(name, total=total, completed=int(done), **fields)
-        whole = done >= total  # what ends is drawn at once, as the next may take its place
-        self.progress.update(self.rows[row], description=name, total=total, completed=done, refresh=whole, **fields)
+    def show(
+        self, name: str, done: float, total: float, *, row: str = "stage", left: float | None, count: str, figures: str
+    ) -> None:
+        """Set the row "stage", or "run" below it: its name, how far it is, the seconds left, what stands beside it."""
+        fields = {"left": left, "told": time.perf_counter(), "count": count, "figures": figures}
+        self.progress.update(self.rows[row], description=name, total=total, completed=done, visible=True, **fields)
+        if done >= total:  # drawn at once, as the next thing may take its place
+            self._pen.submit(self.progress.refresh).result()
 
     def close(self) -> None:
         """Take it off the screen."""
-        self.progress.stop()
+        self._pen.submit(self.progress.stop).result()
+        self._pen.shutdown()
 
 
 @contextmanager

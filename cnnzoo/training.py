@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -24,11 +24,12 @@ from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
 from cnnzoo.report import describe, hyperparameters, loader_of, result, shown, tell, write_json
 from cnnzoo.settle import Settled, settle
+from cnnzoo.tracking import finish
 
 log = logging.getLogger(__name__)
-logging.getLogger("pytorch_lightning").setLevel(
-    logging.WARNING
-)  # the job says what runs, and on what, in its own words
+for name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that torch.compile finds no GPU
 
 QUIET = (
     ".*does not have many workers.*",  # the loader's own doing
@@ -149,7 +150,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
 
     table = hyperparameters(cfg, settled, loader)
     for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
+        if not isinstance(logger, TensorBoardLogger):  # which has a table of its own, written at the end
             logger.log_hyperparams(table)
     steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
     limit = trainer.limit_train_batches  # a number of batches, or a share of them
@@ -186,6 +187,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
             with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
                 for summary in hparams(table, figures):
                     writer.file_writer.add_summary(summary)
+        finish()
         tell(result(metrics, run_dir))
     return figures[cfg.optimized_metric]
 

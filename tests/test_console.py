@@ -169,7 +169,7 @@ def test_a_pipe_gets_whole_lines_and_no_code(shell, tmp_path, flowers, environme
     assert table[0].split("  ")[-1].strip() == "left"
     ends = [{match.end() for match in re.finditer(r"\S+", line.removesuffix(" best"))} for line in table]
     assert ends[1] == ends[2] == ends[3]  # aligned
-    assert {end for end in ends[0]} >= ends[1]
+    assert ends[0] >= ends[1]
     assert max(map(len, table)) <= 80
     assert sum("filling the cache" in line for line in lines) == 1
     assert sum(line.startswith("cache: ") for line in lines) == 1

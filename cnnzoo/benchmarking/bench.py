@@ -184,6 +184,6 @@ def _progress(text: str, total: int) -> Iterator[Callable[[str], None]]:
             done += 1
             if shown is not None:
                 name, left = f"measuring {text}", pace.left(done, total)
-                shown.show("", name, done, total, left=left, count=f"{done}/{total}", figures=now)
+                shown.show(name, done, total, left=left, count=f"{done}/{total}", figures=now)
 
         yield show

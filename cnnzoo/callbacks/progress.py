@@ -147,10 +147,10 @@ class ProgressBar(Base):
         if self._bar is not None:
             figures = figures_of(trainer)
             learning = "  ".join(figures[name] for name in ("loss", "acc1") if name in figures)
-            self._bar.show("stage", self._stage, done, total, left=left, count=f"{done}/{total:.0f}", figures=learning)
+            self._bar.show(self._stage, done, total, left=left, count=f"{done}/{total:.0f}", figures=learning)
             if share is not None:
                 name, speed = f"epoch {epoch_of(trainer)}", figures.get("images/s", "")
-                self._bar.show("run", name, share, 1.0, left=run_left, count=f"{share:.0%}", figures=speed)
+                self._bar.show(name, share, 1.0, row="run", left=run_left, count=f"{share:.0%}", figures=speed)
         elif now - self._spoken > self.every:
             self._spoken = now
             log.info("  ".join(self._words(done, total, left, run_left)))

@@ -210,7 +210,7 @@ def _progress(filling: Filling) -> Iterator[Callable[[], None]]:
             figures = f"{done / max(now - started, 1e-9):,.0f} images/s  {in_bytes(filling.memory.used)}"
             if shown is not None:
                 count = f"{done:,}/{total}"
-                shown.show("", "filling cache", done, filling.images, left=left, count=count, figures=figures)
+                shown.show("filling cache", done, filling.images, left=left, count=count, figures=figures)
             elif now - spoken > EVERY:
                 spoken = now
                 rest = "" if left is None else f"  {duration(left)} left"
