@@ -112,7 +112,7 @@ class Bar:
         self, name: str, done: float, total: float, *, row: str = "stage", left: float | None, count: str, figures: str
     ) -> None:
         """Set the row "stage", or "run" below it: its name, how far it is, the seconds left, what stands beside it."""
-        fields = {"left": left, "told": time.perf_counter(), "count": count, "figures": figures}
+        fields: dict[str, Any] = {"left": left, "told": time.perf_counter(), "count": count, "figures": figures}
         self.progress.update(self.rows[row], description=name, total=total, completed=done, visible=True, **fields)
         if done >= total:  # drawn at once, as the next thing may take its place
             self._pen.submit(self.progress.refresh).result()

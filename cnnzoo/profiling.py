@@ -19,17 +19,22 @@ TRACE = "profile.pt.trace.json.gz"
 """The trace's name, by which TensorBoard's profile plugin finds it."""
 
 
+def profiler(dirpath: str, *, warmup: int = 5, steps: int = 5, rows: int = 10) -> "Profiler":
+    """What `trainer=profile` profiles with. Raises UserError for numbers that cannot be."""
+    for name, value in (("warmup", warmup), ("steps", steps), ("rows", rows)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"trainer.profiler.{name}={value}: a whole number, at least 1")
+    return Profiler(dirpath, warmup=warmup, steps=steps, rows=rows)
+
+
 class Profiler(PyTorchProfiler):
     """Records `steps` training steps after `warmup` others, once, on the first process.
 
     Leaves the trace in `dirpath`, and a table of the `rows` operators that take the longest in the log and as text in
-    TensorBoard. Raises UserError for numbers that cannot be.
+    TensorBoard.
     """
 
-    def __init__(self, dirpath: str, *, warmup: int = 5, steps: int = 5, rows: int = 10) -> None:
-        for name, value in (("warmup", warmup), ("steps", steps), ("rows", rows)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"trainer.profiler.{name}={value}: a whole number, at least 1")
+    def __init__(self, dirpath: str, *, warmup: int, steps: int, rows: int) -> None:
         super().__init__(
             dirpath=dirpath,
             record_module_names=False,  # by hooks, which a compiled network does not take
@@ -56,6 +61,9 @@ class Profiler(PyTorchProfiler):
             for line in self.lines:
                 log.info("%s", line)
         self.teardown(stage=self._stage)
+
+    def _cache_functions_events(self) -> None:
+        """Keep nothing: the table is made when the trace is, and without a trace there are no events to ask for."""
 
     def _save(self, recorded: profile) -> None:
         """Write the trace, and make the table."""
