@@ -73,9 +73,13 @@ def fit(model: pl.LightningModule, data: DataModule, trainer: pl.Trainer, cfg: D
                 trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=None if start is None else True)
             except Stopped as stop:  # in here: all ranks stop after the same step, and none is lost
                 stopped = stop
-    except SystemExit:  # how Lightning ends on Ctrl-C
-        log.info("stopped at once; what was saved is in %s", shown(run_dir))
-        raise
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes one of
+            raise
+        kept = any((run_dir / "checkpoints").glob("*.ckpt"))
+        way = f"python train.py resume={shlex.quote(shown(run_dir))} goes on from the last checkpoint"
+        log.info("stopped at once; %s", way if kept else "nothing was saved yet")
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             raise

@@ -23,15 +23,16 @@ from cnnzoo.classifier import Classifier
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.fitting import fit, going_on
-from cnnzoo.loggers import CSV
 from cnnzoo.models import create_model, info
 from cnnzoo.report import describe, hyperparameters, loader_of, result, tell, typed, write_json
 from cnnzoo.settle import Settled, settle
+from cnnzoo.tracking import finish
 from cnnzoo.trouble import explained
 
 log = logging.getLogger(__name__)
-for library in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(library).setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
+for name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that torch.compile finds no GPU
 
 QUIET = (
     ".*does not have many workers.*",  # the loader's own doing
@@ -160,9 +161,11 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
 
     table = {**typed(cfg), **hyperparameters(cfg, settled, loader)}
     for logger in trainer.loggers:
-        if isinstance(logger, CSV):
+        if not isinstance(logger, TensorBoardLogger):  # which has a table of its own, written at the end
             logger.log_hyperparams(table)
     steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
+    limit = trainer.limit_train_batches  # a number of batches, or a share of them
+    steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
     often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
@@ -190,6 +193,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         for board in boards:
             with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
                 write_hyperparameters(writer, table, figures, first=typed(cfg), step=trainer.global_step)
+        finish()
         tell(result(metrics, run_dir))
     return figures.get(cfg.optimized_metric, math.nan)
 

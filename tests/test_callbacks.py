@@ -8,6 +8,8 @@ import torch
 
 from cnnzoo.callbacks import Bottleneck, Checkpoints, Finite, ProgressBar, Speed
 from cnnzoo.callbacks.bottleneck import advice
+from cnnzoo.callbacks.epoch_line import is_best
+from cnnzoo.callbacks.progress import epochs_of, epochs_so_far
 from cnnzoo.data import Augment, TorchLoader
 from cnnzoo.data.order import Order
 from cnnzoo.data.split import Split
@@ -73,10 +75,43 @@ def test_speed_needs_a_window():
         Speed(window=0)
 
 
-def test_the_bar_shows_short_names(monkeypatch):
-    metrics = {"train/loss": 0.51234, "train/acc1": 0.9, "perf/images_per_second": 12345.6, "perf/data_wait": 0.1}
-    monkeypatch.setattr("pytorch_lightning.callbacks.RichProgressBar.get_metrics", lambda *_: metrics)
-    assert ProgressBar().get_metrics(None, None) == {"loss": "0.512", "acc1": "0.900", "images/s": "12,346"}
+def test_progress_needs_a_time():
+    with pytest.raises(UserError, match=r"callbacks\.progress\.every=0"):
+        ProgressBar(every=0)
+
+
+def fit_of(**changes):
+    facts = {"max_epochs": 4, "max_steps": -1, "num_training_batches": 9, "num_val_batches": [3], "current_epoch": 2}
+    return SimpleNamespace(**{**facts, "accumulate_grad_batches": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [({}, 4), ({"max_steps": 18}, 2), ({"max_epochs": -1, "max_steps": 9, "accumulate_grad_batches": 2}, 2)],
+)
+def test_a_run_ends_with_its_epochs_or_its_steps(changes, epochs):
+    assert epochs_of(fit_of(**changes)) == epochs
+
+
+@pytest.mark.parametrize(("trained", "validated", "epochs"), [(0, 0, 2), (9, 0, 2.9), (9, 3, 3), (4.5, 0, 2.45)])
+def test_validation_counts_a_third_of_training(trained, validated, epochs):
+    assert epochs_so_far(fit_of(), trained, validated) == pytest.approx(epochs)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "best"),
+    [("val/acc1", [0.5, 0.9, 0.9, 0.7], [1, 1, 1, 0]), ("val/loss", [0.5, 0.6, 0.2, float("nan")], [1, 0, 1, 0])],
+)
+def test_the_best_epoch_so_far_is_what_the_checkpoint_keeps(tmp_path, monitor, values, best):
+    checkpoint = Checkpoints(str(tmp_path), monitor=monitor)
+    trainer = SimpleNamespace(checkpoint_callbacks=[checkpoint])
+    marks = []
+    for value in values:
+        marks.append(is_best(trainer, {monitor: torch.tensor(value)}))
+        if marks[-1]:
+            checkpoint.best = float(torch.tensor(value))
+    assert marks == [bool(mark) for mark in best]
+    assert not is_best(trainer, {})
 
 
 def trainer_of(split, wait, **options):
@@ -118,7 +153,9 @@ def files(held=None, channels=None):
 )
 def test_a_bottleneck_is_told_with_what_to_change(monkeypatch, caplog, split, options, said):
     monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
-    Bottleneck().on_train_epoch_end(trainer_of(split, 0.6, **options), None)
+    bottleneck, trainer = Bottleneck(), trainer_of(split, 0.6, **options)
+    for _ in range(2):  # said once
+        bottleneck.on_train_epoch_end(trainer, None)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("the data is the bottleneck: 60% of the epoch was spent waiting for images")
     assert "2.5 times as fast" in line

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnnzoo.benchmarking.measuring import (
     Sample,
@@ -25,13 +24,13 @@ from cnnzoo.benchmarking.measuring import (
 )
 from cnnzoo.benchmarking.ways import Measured, choose, finalists, ways
 from cnnzoo.classifier import Classifier
+from cnnzoo.console import Pace, bar
 from cnnzoo.data import memory
 from cnnzoo.data.dali_loader import check, missing, unexecutable
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.filling import in_bytes
 from cnnzoo.data.split import Split
 from cnnzoo.data.torch_loader import usable_cores
-from cnnzoo.describing.tables import console
 from cnnzoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -175,11 +174,16 @@ def _loaders(typed: str, data: DataModule, device: torch.device) -> list[str]:
 @contextmanager
 def _progress(text: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal, elsewhere one line. Call it ahead of each measurement, with its name."""
-    if not console().is_terminal:
-        log.info("measuring %s", text)
-        yield lambda now: None
-        return
-    columns = (TextColumn(f"measuring {text}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("", total=total, completed=-1, now="")
-        yield lambda now: bar.update(task, advance=1, now=now)
+    done, pace = -1, Pace()
+    with bar() as shown:
+        if shown is None:
+            log.info("measuring %s", text)
+
+        def show(now: str) -> None:
+            nonlocal done
+            done += 1
+            if shown is not None:
+                name, left = f"measuring {text}", pace.left(done, total)
+                shown.show(name, done, total, left=left, count=f"{done}/{total}", figures=now)
+
+        yield show

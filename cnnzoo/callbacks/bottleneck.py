@@ -15,25 +15,22 @@ MUCH = 0.1
 
 
 class Bottleneck(Callback):
-    """At the end of an epoch that waited for data, one line with how much was lost and what to change.
-
-    The same advice is given once; how much each epoch waited is in the table of epochs.
-    """
+    """After an epoch that waited for data, one line with how much was lost and what to change; not twice the same."""
 
     def __init__(self) -> None:
-        self._given: set[str] = set()
+        self._said: str | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the line, where there is something to say."""
+        """Log the line, where there is something new to say."""
         speed = next((callback for callback in trainer.callbacks if isinstance(callback, Speed)), None)  # type: ignore[attr-defined]
         wait = None if speed is None else speed.epoch_data_wait
         if wait is None or wait <= MUCH or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
         what = advice(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""
-        if what in self._given:
+        if what == self._said:
             return
-        self._given.add(what)
+        self._said = what
         log.warning(
             "the data is the bottleneck: %.0f%% of the epoch was spent waiting for images; "
             "without it training would be %.1f times as fast%s",

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from torch import distributed
+from torch import Tensor, distributed
 
 from cnnzoo.errors import UserError
 from cnnzoo.loggers import CSV
@@ -66,6 +66,11 @@ class Checkpoints(Checkpoint):
     def seconds(self) -> float:
         """How long the run has trained, in all its processes one after the other."""
         return self._seconds + time.monotonic() - self._started_at
+
+    def improves(self, figure: float | Tensor) -> bool:
+        """Whether it is at least as good as the best so far; nan never is."""
+        now = float(figure)
+        return now == now and (self.best is None or self.sign * now >= self.sign * self.best)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have checkpoints written whole or not at all."""
@@ -155,10 +160,9 @@ class Checkpoints(Checkpoint):
         measured, self._measured = self._measured, False
         if not measured or self.monitor not in trainer.callback_metrics:
             return
-        now = float(trainer.callback_metrics[self.monitor])
-        better = now == now and (self.best is None or self.sign * now >= self.sign * self.best)
-        if trainer.strategy.reduce_boolean_decision(better):
-            self.best = now
+        now = trainer.callback_metrics[self.monitor]
+        if trainer.strategy.reduce_boolean_decision(self.improves(now)):
+            self.best = float(now)
             self._save(trainer, "best", between)
 
     def _save(self, trainer: Trainer, name: str, between: str) -> None:

@@ -1,64 +1,205 @@
-"""What the terminal shows while training."""
+"""How far a run is, while it runs: a bar on a terminal, elsewhere a line now and then."""
 
 import logging
+import math
+import time
+from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
-from rich.console import Console
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar as Base
 
-from cnnzoo.callbacks.speed import Speed
+from cnnzoo.console import Bar, Pace, duration, is_live
+from cnnzoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SHORT = {
-    "train/loss": "loss",
-    "train/acc1": "acc1",
-    "val/acc1": "val acc1",
-    "perf/images_per_second": "images/s",
-}
-"""What the bar shows, under a name short enough for 80 columns."""
+LOOKS = 0.25  # seconds between two looks at the figures: on a GPU each look waits for the step to end
+EVALUATING = (
+    1 / 3
+)  # the share of a training step's time that a step of validation takes, about: it has no backward pass
 
 
-class ProgressBar(RichProgressBar):
-    """Rich's bar with loss, accuracy and images per second, on a terminal alone; what stays is `EpochLine`'s."""
+class ProgressBar(Base):
+    """A row for what runs now, with loss, accuracy and time left, and one for the whole run, with images per second.
 
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=10)  # times a second: the default of 100 takes time from training
-        if not Console().is_terminal:
-            self.disable()
+    every: seconds between two lines where there is no terminal; epochs that are shorter have none but `EpochLine`'s.
+    """
 
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """The figures at the end of the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        shown: dict[str, int | str | float | dict[str, float]] = {}
-        for name, short in SHORT.items():
-            value = metrics.get(name)
-            if isinstance(value, (int, float)):
-                shown[short] = f"{value:,.0f}" if short == "images/s" else f"{value:.3f}"
-        return shown
+    def __init__(self, every: float = 60.0) -> None:
+        super().__init__()
+        if isinstance(every, bool) or not isinstance(every, int | float) or every <= 0:
+            raise UserError(f"callbacks.progress.every={every}: the seconds between two lines, above 0")
+        self.every = every
+        self._enabled, self._bar = True, None  # type: tuple[bool, Bar | None]
+        self._stage, self._total = "", 0.0
+        self._of_stage, self._of_run = Pace(), Pace()
+        self._looked = self._spoken = 0.0
 
+    def enable(self) -> None:
+        """Show it, on the first process."""
+        self._enabled = True
 
-class EpochLine(Callback):
-    """One line for each epoch, which stays on the screen and in `train.log`."""
+    def disable(self) -> None:
+        """Show nothing; Lightning asks for it on all processes but the first."""
+        self._enabled = False
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the line."""
-        if not trainer.is_global_zero:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar: the first batches of validation may take their time."""
+        self._begin("validation")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure the run."""
+        self._of_run = Pace()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the row of an epoch."""
+        self._begin("training")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show a step of training."""
+        if self._stage != "training":  # back from a validation in mid-epoch
+            self._begin("training")
+        self._step(batch_idx + 1, self.total_train_batches, batch_idx + 1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the row of a validation."""
+        if not trainer.sanity_checking:
+            self._begin("validation")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show a step of validation."""
+        self.has_dataloader_changed(dataloader_idx)
+        trained = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer.state.fn == "fit" else 0
+        self._step(batch_idx + 1, self.total_val_batches_current_dataloader, trained)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the row of a test."""
+        self._begin("testing")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show a step of testing."""
+        self.has_dataloader_changed(dataloader_idx)
+        self._step(batch_idx + 1, self.total_test_batches_current_dataloader, 0)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the row of a prediction."""
+        self._begin("predicting")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show a step of prediction."""
+        self.has_dataloader_changed(dataloader_idx)
+        self._step(batch_idx + 1, self.total_predict_batches_current_dataloader, 0)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar away, so that what is said of it stands alone."""
+        self._close()
+
+    def _begin(self, stage: str) -> None:
+        """Another thing runs from now on."""
+        self._stage, self._of_stage = stage, Pace()
+        self._looked, self._spoken = -math.inf, time.perf_counter()
+        if self._enabled and self._bar is None and is_live():
+            self._bar = Bar()
+
+    def _step(self, done: int, total: float, trained: int) -> None:
+        """Show that `done` of `total` batches of this stage are through, and `trained` of the epoch's for training."""
+        now = time.perf_counter()
+        if not self._enabled or (now - self._looked < LOOKS and done < total):
             return
-        now = trainer.callback_metrics
-        words = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
-        for name, label in (
-            ("train/loss_epoch", "train loss"),
-            ("train/acc1_epoch", "acc1"),
-            ("val/loss", "val loss"),
-            ("val/acc1", "acc1"),
-        ):
-            if name in now:
-                words.append(f"{label} {float(now[name]):.4f}")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Speed):
-                words.append(f"{callback.epoch_images_per_second:,.0f} images/s")
-                words.append(f"data wait {callback.epoch_data_wait or 0:.0%}")
-        log.info("  ".join(words))
+        self._looked = now
+        left = self._of_stage.left(done, total)
+        trainer = self.trainer
+        run_left, share = None, None
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            validated = done if self._stage == "validation" else 0
+            whole, so_far = epochs_of(trainer), epochs_so_far(trainer, trained, validated)
+            run_left, share = self._of_run.left(so_far, whole), min(so_far / whole, 1.0)
+        if self._bar is not None:
+            figures = figures_of(trainer)
+            learning = "  ".join(figures[name] for name in ("loss", "acc1") if name in figures)
+            self._bar.show(self._stage, done, total, left=left, count=f"{done}/{total:.0f}", figures=learning)
+            if share is not None:
+                name, speed = f"epoch {epoch_of(trainer)}", figures.get("images/s", "")
+                self._bar.show(name, share, 1.0, row="run", left=run_left, count=f"{share:.0%}", figures=speed)
+        elif now - self._spoken > self.every:
+            self._spoken = now
+            log.info("  ".join(self._words(done, total, left, run_left)))
+
+    def _words(self, done: int, total: float, left: float | None, run_left: float | None) -> list[str]:
+        """What a line says."""
+        where = self._stage if self.trainer.state.fn != "fit" else f"epoch {epoch_of(self.trainer)}  {self._stage}"
+        words = [where, f"step {done}/{total:.0f}"]
+        if self._stage == "training":
+            words += figures_of(self.trainer).values()
+        if left is not None:
+            words.append(f"{duration(left)} left" + (f", {duration(run_left)} in all" if run_left is not None else ""))
+        return words
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def figures_of(trainer: Trainer) -> dict[str, str]:
+    """The latest loss, accuracy and images per second of training, each with its short name."""
+    now = trainer.progress_bar_metrics if trainer.state.fn == "fit" else {}
+    figures = {}
+    for name in ("loss", "acc1"):
+        if f"train/{name}" in now:
+            figures[name] = f"{name} {float(now[f'train/{name}']):.3f}"
+    if "perf/images_per_second" in now:
+        figures["images/s"] = f"{float(now['perf/images_per_second']):,.0f} images/s"
+    return figures
+
+
+def epoch_of(trainer: Trainer) -> str:
+    """`3/30`; without the second number where only steps are limited."""
+    most = trainer.max_epochs
+    return f"{trainer.current_epoch + 1}" + (f"/{most}" if most is not None and most > 0 else "")
+
+
+def epochs_of(trainer: Trainer) -> float:
+    """How many epochs the run has, a fraction where a number of steps ends it; infinite without an end."""
+    most = float(trainer.max_epochs) if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
+    if trainer.max_steps > 0:
+        most = min(most, trainer.max_steps * trainer.accumulate_grad_batches / max(trainer.num_training_batches, 1))
+    return most
+
+
+def epochs_so_far(trainer: Trainer, trained: float, validated: float) -> float:
+    """How many epochs are through, counted by the time that they take: `trained` and `validated` are batches."""
+    batches = trainer.num_val_batches
+    validation = EVALUATING * (sum(batches) if isinstance(batches, list) else batches)
+    one = max(trainer.num_training_batches + validation, 1)
+    return trainer.current_epoch + min((trained + EVALUATING * validated) / one, 1.0)

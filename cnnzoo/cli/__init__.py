@@ -27,6 +27,9 @@ from cnnzoo.errors import UserError
 
 __all__ = ["CONF", "choices", "groups", "instantiate", "prepare", "run"]
 
+LIBRARIES = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
+"""What torch's C++ code prints past Python's warnings, of sockets and profilers, is nothing a person can act on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +44,8 @@ def run(main: Callable[[DictConfig], float | None], *, config: str) -> None:
     except UserError as error:
         _end(error)
     sys.argv[1:] = argv
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)  # read when torch is imported, which is later
     sweep_dir = next((Path(str(parse(word).value())) for word in argv if word.startswith("hydra.sweep.dir=")), None)
     if sweep_dir is not None:
         print(f"sweep  {sweep_dir}", flush=True)

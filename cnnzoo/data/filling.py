@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cnnzoo.console import Pace, bar, duration
 from cnnzoo.data import memory
 from cnnzoo.data.decode import BadFile, Pixels, checked, decoded, read, why
 from cnnzoo.data.execute import resized
@@ -199,22 +198,22 @@ def in_bytes(count: float) -> str:
 def _progress(filling: Filling) -> Iterator[Callable[[], None]]:
     """What shows how far it is: a bar on a terminal, a line now and then elsewhere. Call it after each part."""
     started = spoken = time.perf_counter()
+    pace, total = Pace(), f"{filling.images:,}"
+    with bar() as shown:
+        if shown is None:
+            log.info("filling the cache with %s images", total)
 
-    def figures() -> str:
-        seconds = max(time.perf_counter() - started, 1e-9)
-        return f"{filling.done / seconds:,.0f} images/s, {in_bytes(filling.memory.used)}"
+        def show() -> None:
+            nonlocal spoken
+            now, done = time.perf_counter(), filling.done + len(filling.bad)
+            left = pace.left(done, filling.images)
+            figures = f"{done / max(now - started, 1e-9):,.0f} images/s  {in_bytes(filling.memory.used)}"
+            if shown is not None:
+                count = f"{done:,}/{total}"
+                shown.show("filling cache", done, filling.images, left=left, count=count, figures=figures)
+            elif now - spoken > EVERY:
+                spoken = now
+                rest = "" if left is None else f"  {duration(left)} left"
+                log.info("filling the cache: %s of %s images  %s%s", f"{done:,}", total, figures, rest)
 
-    if Console().is_terminal:
-        columns = (TextColumn("filling the cache"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-        with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
-            task = bar.add_task("", total=filling.images, now="")
-            yield lambda: bar.update(task, completed=filling.done, now=figures())
-        return
-
-    def line() -> None:
-        nonlocal spoken
-        if time.perf_counter() - spoken > EVERY:
-            spoken = time.perf_counter()
-            log.info("filling the cache: %s of %s images, %s", f"{filling.done:,}", f"{filling.images:,}", figures())
-
-    yield line
+        yield show
