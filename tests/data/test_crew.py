@@ -154,13 +154,22 @@ def _runs(pid):
         return False
 
 
-def test_workers_can_be_ended_whatever_handler_was_there_when_they_were_forked(loader):
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as Lightning does while it fits
-    try:
-        next(iter(loader))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_signals_are_for_the_process_that_trains(loader):
+    """It may have steps to end before the workers do: `kill` and Ctrl-C often reach all of a job's processes."""
+    made = iter(loader)
+    next(made)
     (worker,) = workers()
-    worker.terminate()
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(worker.pid, sign)
+    rest = list(made)
+    assert len(rest) == len(loader) - 1
+    loader.close()
     worker.join(10)
-    assert worker.exitcode == -signal.SIGTERM
+    assert worker.exitcode == 0
+
+
+def test_an_interpreter_that_ends_by_itself_waits_for_no_worker():
+    script = ORPHANS.replace("time.sleep(600)", "")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert not any(_runs(int(pid)) for pid in ended.stdout.split())
