@@ -147,9 +147,9 @@ class Classifier(pl.LightningModule):
         """
         now = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["cnnzoo"] = {**self.facts, "epochs": self.current_epoch, "metrics": now}
-        reduce = self.trainer.strategy.reduce
-        checkpoint["train_means"] = {
-            name: [reduce(part.clone(), reduce_op="sum").cpu() for part in (mean.mean_value, mean.weight)]
+        gather = self.trainer.strategy.all_gather
+        checkpoint["train_means"] = {  # of each rank, in their order
+            name: [gather(part.clone()).reshape(-1).cpu() for part in (mean.mean_value, mean.weight)]
             for name, mean in self.train_means.items()
         }
 
@@ -158,12 +158,14 @@ class Classifier(pl.LightningModule):
         self._resumed_means = checkpoint["train_means"]
 
     def on_train_start(self) -> None:
-        """Go on with the means of an epoch that a resumed run is in the middle of: on one process, for all."""
-        for name, (total, weight) in self._resumed_means.items():
+        """Go on with the means of an epoch that a resumed run is in the middle of."""
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        for name, (totals, weights) in self._resumed_means.items():
             mean = self.train_means[name]
             mean.update(torch.zeros_like(mean.weight), torch.zeros_like(mean.weight))
-            if self.trainer.is_global_zero:
-                mean.mean_value, mean.weight = total.to(mean.weight), weight.to(mean.weight)
+            if len(totals) != ranks:  # as many as there were then: the first has it all
+                totals, weights = (F.pad(part.sum().reshape(1), (0, ranks - 1)) for part in (totals, weights))
+            mean.mean_value, mean.weight = totals[rank].to(mean.weight), weights[rank].to(mean.weight)
         self._resumed_means = {}
 
 

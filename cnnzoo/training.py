@@ -39,6 +39,7 @@ QUIET = (
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*TensorBoardLogger.*hyperparameters.*",
     ".*Experiment logs directory.*exists and is not empty.*",  # the run directory is ours, and checked
+    ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: the data module has its position
     ".*Checkpoint directory.*exists and is not empty.*",
 )
 """Warnings of the libraries about what the person who trains can do nothing about."""

@@ -12,7 +12,8 @@ from cnnzoo.callbacks import checkpoint
 class Killer(Callback):
     """Sends a signal at a hook's nth call, as the environment variable KILL says: `SIGKILL on_train_batch_end 27`.
 
-    The hook `writing` is that of a checkpoint: half of its bytes are there, under its temporary name.
+    Of several ranks, the first does. The hook `writing` is that of a checkpoint: half of its bytes are there, under its
+    temporary name.
     """
 
     def __init__(self) -> None:
@@ -35,5 +36,5 @@ class Killer(Callback):
 
     def _call(self, *args: Any) -> None:
         self.left -= 1
-        if self.left == 0:
+        if self.left == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
             os.kill(os.getpid(), self.number)

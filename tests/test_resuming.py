@@ -1,6 +1,5 @@
 """A run that is killed, at whatever moment, goes on to the very same end."""
 
-import csv
 import json
 import os
 import re
@@ -10,8 +9,8 @@ import pytest
 import torch
 import yaml
 from data.crews import needs_dali
+from left_behind import events_of, rows_of
 from omegaconf import OmegaConf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cnnzoo
 from cnnzoo import resuming
@@ -24,6 +23,7 @@ WORDS = (
     "callbacks.checkpoint.every_minutes=1e-9",  # after each step
     "+callbacks.killer._target_=killer.Killer",
 )
+FULL = ("trainer=cpu", "callbacks=full", *WORDS[3:])
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,6 @@ def whole(train):
         return runs[words]
 
     return run
-
-
-def rows_of(run):
-    """The rows of metrics.csv, without figures of time."""
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
-    return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in rows]
 
 
 def equal(one, other):
@@ -116,7 +110,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(train, whole, kill, step, words
 @pytest.fixture(scope="module")
 def stopped(train):
     """A run that SIGTERM stopped in its second epoch: (the process, the run directory)."""
-    words = ("model=lenet", "trainer.max_epochs=3", *WORDS, "callbacks.checkpoint.every_minutes=0", "logger=default")
+    words = (*LENET, *FULL, "callbacks.checkpoint.every_minutes=0", "logger=default")
     return train("stopped", *words, "run_dir=stopped", kill="SIGTERM on_train_batch_end 27")
 
 
@@ -140,7 +134,7 @@ def test_other_signals_do_so_within_a_validation(train, name, code):
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 20
 
 
-def test_a_stopped_run_goes_on_in_its_directory(train, stopped, whole):
+def test_a_stopped_run_goes_on_in_its_directory(train, stopped):
     """With other words for how, not for what; nothing in TensorBoard or metrics.csv is there twice, or missing."""
     _, run = stopped
     before = {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
@@ -153,14 +147,11 @@ def test_a_stopped_run_goes_on_in_its_directory(train, stopped, whole):
     assert (entry["epoch"], entry["step"], entry["checkpoint"]) == (1, 27, "checkpoints/last.ckpt")
     assert (run / "train.log").read_text().count("loader") == 2
 
-    expected = [row for row in rows_of(whole(*LENET)) if not row.pop("test/acc1", "") and not row.pop("test/loss", "")]
-    for row in expected:
-        row.pop("test/acc5", "")
+    unbroken, _ = train("unbroken", *LENET, *FULL, "run_dir=unbroken", "test=false")
+    assert unbroken.returncode == 0, unbroken.stderr
+    expected = rows_of(run.parent / "unbroken")
     assert rows_of(run) == expected
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    for tag in ("train/loss", "val/acc1", "train/loss_epoch", "lr"):
-        column = [(int(row["step"]), float(row[tag])) for row in expected if row[tag]]
-        assert [(each.step, pytest.approx(each.value)) for each in events.Scalars(tag)] == column
+    assert events_of(run) == events_of(run.parent / "unbroken")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["epochs"] == 3
     assert metrics["train/loss"] == pytest.approx(float(expected[-1]["train/loss_epoch"]))

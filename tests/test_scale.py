@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import hydra
 import pytest
 import torch
+from left_behind import events_of, rows_of
 from PIL import Image
 
 import cnnzoo
@@ -45,7 +46,7 @@ def started(*command, cwd, **environment):
         cwd=cwd,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "120",
             **dict([mark.split("=")]),
@@ -125,15 +126,33 @@ def weights_at_start():
     return {f"net.{name}": value for name, value in create_model("lenet5", in_channels=1).state_dict().items()}
 
 
-def one_writes(run_dir, word):
+def one_writes(run_dir, word, *, starts=1):
     """One process, and no other, wrote the configuration, the log and the curves."""
     assert (run_dir / ".hydra/overrides.yaml").read_text().startswith(f"- {word}\n- trainer=")
     assert [path.name for path in run_dir.glob("*.log")] == ["train.log"]
     log = (run_dir / "train.log").read_text().splitlines()
-    assert sum("parameters" in line for line in log) == 1
+    assert sum("parameters" in line for line in log) == starts
     rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
     validated = [row["epoch"] for row in rows if row["val/acc1"]]
     assert validated == sorted(set(validated))
+
+
+def test_stopped_ranks_go_on_together_however_they_are_started(tmp_path):
+    """A signal that the first rank alone gets stops all after the same step; torchrun goes on with Lightning's run."""
+    words = ("trainer.max_epochs=2", "data.batch_size=32", "callbacks=full", "+callbacks.killer._target_=killer.Killer")
+    ended(*ON["lightning"], *words, "run_dir=whole", cwd=tmp_path)
+    with started(*ON["lightning"], *words, "run_dir=run", cwd=tmp_path, KILL="SIGTERM on_train_batch_end 25") as cut:
+        said = cut.communicate(timeout=120)[0]
+        assert cut.returncode == 128 + signal.SIGTERM, said
+    assert "stopped by SIGTERM after 1 epochs and 30 steps, and saved" in said  # they ask each other every ten steps
+    assert "Traceback" not in said
+    said = ended(*TORCHRUN, "--standalone", TRAIN, "resume=run", cwd=tmp_path)
+    assert said.count("going on from run/checkpoints/last.ckpt: 1 epochs and 30 steps are done") == 1
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one_writes(tmp_path / "run", CPU[0], starts=2)
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+    assert events_of(tmp_path / "run") == events_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("lost", [0, 1])

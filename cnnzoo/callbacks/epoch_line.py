@@ -33,8 +33,9 @@ class EpochLine(Callback):
         self._rows, self._validated = 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure the run, and a table."""
+        """Begin to measure the run, and a table; a run that is resumed within an epoch has no start of one."""
         self._run, self._rows = Pace(), 0
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure an epoch."""
