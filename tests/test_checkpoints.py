@@ -5,6 +5,7 @@ import io
 import os
 import random
 import signal
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,3 +119,17 @@ def test_random_states_come_back():
     set_random_state(torch.load(buffer, weights_only=True))
     again = [torch.rand(3), np.random.rand(3), random.random()]
     assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))
+
+
+def test_ctrl_c_ahead_of_the_first_step_is_heard_even_where_its_exception_gets_lost(job, monkeypatch, caplog):
+    def press(*_):
+        with suppress(KeyboardInterrupt):  # as in a destructor
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Checkpoints, "on_sanity_check_start", press)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as end:
+        job("model=lenet", "trainer.max_epochs=1")
+    assert end.value.code == 130
+    assert "stopped at once; nothing was saved yet" in caplog.text
+    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored

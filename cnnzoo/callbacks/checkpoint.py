@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -73,12 +73,16 @@ class Checkpoints(Checkpoint):
         return now == now and (self.best is None or self.sign * now >= self.sign * self.best)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have checkpoints written whole or not at all."""
+        """Have checkpoints written whole or not at all, and Ctrl-C heard, before there is anything to save."""
         if stage == "fit":
             trainer.strategy.checkpoint_io = WholeFiles()
+            self._signal = None
+            self._listen(("SIGINT",), self._on_early_signal)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the state that a resumed run was left in; from here on a signal saves."""
+        if self._signal is not None:
+            raise KeyboardInterrupt
         loaded, self._loaded = self._loaded, {}
         if loaded:
             states = loaded["random"]
@@ -86,7 +90,7 @@ class Checkpoints(Checkpoint):
             if loaded["between"] == "epochs":
                 trainer.fit_loop.restarting = False  # Lightning would take the epoch that ended for one to be ended
         self._saved_at = self._started_at = time.monotonic()
-        self._listen()
+        self._listen(SIGNALS, self._on_signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """There is a figure to judge these weights by."""
@@ -182,19 +186,23 @@ class Checkpoints(Checkpoint):
         if name == "last":
             self._saved_at = time.monotonic()
 
-    def _listen(self) -> None:
+    def _listen(self, names: Iterable[str], heard: Callable[[int, FrameType | None], None]) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # where Python takes no handlers
-        for name in SIGNALS:
+        for name in names:
             number = getattr(signal, name, None)  # Windows lacks one
             if number is not None:
-                self._handlers[number] = signal.signal(number, self._on_signal)
+                self._handlers.setdefault(number, signal.signal(number, heard))
 
     def _unlisten(self) -> None:
         while self._handlers:
             number, handler = self._handlers.popitem()
-            if signal.getsignal(number) == self._on_signal:
+            if signal.getsignal(number) in (self._on_signal, self._on_early_signal):
                 signal.signal(number, handler)
+
+    def _on_early_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number  # the exception gets lost where it is raised in a destructor, or in one of an import's
+        raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
