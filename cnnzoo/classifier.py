@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cnnzoo.errors import UserError
 
@@ -147,9 +148,9 @@ class Classifier(pl.LightningModule):
         """
         now = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["cnnzoo"] = {**self.facts, "epochs": self.current_epoch, "metrics": now}
-        gather = self.trainer.strategy.all_gather
+        gather = gather_all_tensors if self.trainer.world_size > 1 else lambda part: [part]
         checkpoint["train_means"] = {  # of each rank, in their order
-            name: [gather(part.clone()).reshape(-1).cpu() for part in (mean.mean_value, mean.weight)]
+            name: [torch.stack(gather(part.clone())).cpu() for part in (mean.mean_value, mean.weight)]
             for name, mean in self.train_means.items()
         }
 

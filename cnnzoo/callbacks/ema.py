@@ -30,7 +30,7 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the weights as they are."""
-        if type(trainer.strategy).__name__ == "FSDPStrategy":
+        if any(hasattr(value, "full_tensor") for value in _state(pl_module).values()):
             raise UserError(
                 f"ema={self.decay}: weights that are sharded (trainer=fsdp) cannot be averaged; type ema=null"
             )
