@@ -71,7 +71,7 @@ def result(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     if best.exists():
         weights = shlex.quote(f"model.weights={where}/checkpoints/best.ckpt")
         rows["use it"] = f"python -c {shlex.quote(f'import cnnzoo; net = cnnzoo.load_run({where!r})')}"
-        rows["go on"] = f"{once_more(run_dir)} {weights}"
+        rows["start from it"] = f"{once_more(run_dir)} {weights}"
     return rows
 
 

@@ -208,15 +208,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> "Table":
             result.add_column(key, justify="right" if figure else "left", overflow="fold")
     result.add_column("run", overflow="fold")
     for row in rows:
-        values = [_shown(value) for key, value in row.items() if key not in ("run", "error", "state")]
+        values = [_shown(key, value) for key, value in row.items() if key not in ("run", "error", "state")]
         note = {"finished": "", "failed": f": {row['error']}", "unfinished": ": unfinished"}[row["state"]]
         result.add_row(*values, Path(row["run"]).name + note)
     return result
 
 
-def _shown(value: Any) -> str:
+def _shown(key: str, value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
+        return f"{value:,.0f}" if key == "seconds" or abs(value) >= 10 else f"{value:.4f}"
     long_number = re.fullmatch(r"-?[\d.]{7,}(e-?\d+)?", str(value))  # as samplers draw them
     return f"{float(value):.4g}" if long_number else str(value)
 
