@@ -103,8 +103,14 @@ def on_a_terminal(*words, width=80, interrupt=None, **environment):
 TINY = ("model=lenet", "trainer=cpu", "trainer.limit_train_batches=4", "data.batch_size=8")
 
 
-@pytest.mark.parametrize("width", [80, 200])
-@pytest.mark.parametrize("callbacks", ["default", "minimal"])
+@pytest.mark.parametrize(
+    ("width", "callbacks"),
+    [
+        (80, "default"),
+        pytest.param(200, "default", marks=pytest.mark.long),
+        pytest.param(80, "minimal", marks=pytest.mark.long),
+    ],
+)
 def test_on_a_terminal_a_bar_shows_each_stage_and_leaves_nothing_behind(tmp_path, flowers, width, callbacks):
     words = ("data=folder", f"data.root={flowers}", "trainer.max_epochs=2", f"callbacks={callbacks}")
     code, screen, written = on_a_terminal(*TINY, *words, f"run_dir={tmp_path / 'run'}", width=width)
@@ -125,7 +131,8 @@ def test_on_a_terminal_a_bar_shows_each_stage_and_leaves_nothing_behind(tmp_path
     ("stage", "says"),
     [
         ("training", r"stopped by SIGINT after \d epochs and \d+ steps, and saved; python"),
-        ("validation", r"stopped at once; nothing was saved yet"),  # the look at its first batches, ahead of training
+        # the look at its first batches, ahead of training
+        pytest.param("validation", r"stopped at once; nothing was saved yet", marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_is_broken_off_leaves_no_bar(tmp_path, stage, says):
@@ -162,7 +169,10 @@ def test_a_dumb_terminal_gets_lines_and_no_color_gets_no_colour(tmp_path):
     assert not re.search(r"\x1b\[[0-9;]*3[0-8][0-9;]*m", written)
 
 
-@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}])
+@pytest.mark.parametrize(
+    "environment",
+    [{}, *(pytest.param({name: "1"}, marks=pytest.mark.long) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))],
+)
 def test_a_pipe_gets_whole_lines_and_no_code(shell, tmp_path, flowers, environment):
     words = ("data=folder", f"data.root={flowers}", "trainer.max_epochs=3", f"run_dir={tmp_path / 'run'}")
     done = shell(*TINY, *words, **environment)

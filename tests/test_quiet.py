@@ -32,7 +32,9 @@ def quiet(shell, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way == "default" else pytest.param(way, marks=pytest.mark.long) for way in WAYS]
+)
 def test_nothing_but_the_job_speaks(quiet, way):
     said = quiet(*WAYS[way])
     runs = 2 if way == "multirun" else 1  # with several processes, too, each line comes once
@@ -40,6 +42,7 @@ def test_nothing_but_the_job_speaks(quiet, way):
         assert sum(line.startswith(start) for line in said.splitlines()) == runs, start
 
 
+@pytest.mark.long
 def test_dali_is_quiet(quiet, flowers):
     pytest.importorskip("nvidia.dali")
     quiet("model=lenet", "data=folder", f"data.root={flowers}", "data.batch_size=8", "loader=dali", "trainer=cpu")

@@ -78,19 +78,24 @@ def assert_same(one, other):
     ("kill", "step", "words"),
     [
         ("SIGKILL on_train_batch_end 27", 26, LENET),
-        ("SIGKILL on_validation_batch_start 6", 39, LENET),
-        ("SIGKILL on_train_batch_start 44", 40, (*LENET, "callbacks.checkpoint.every_minutes=0")),
+        pytest.param("SIGKILL on_validation_batch_start 6", 39, LENET, marks=pytest.mark.long),
+        pytest.param(
+            "SIGKILL on_train_batch_start 44",
+            40,
+            (*LENET, "callbacks.checkpoint.every_minutes=0"),
+            marks=pytest.mark.long,
+        ),
         (
             "SIGKILL writing 16",
             14,
             (*LENET, "ema=0.99", "loader.workers=2", "trainer.accumulate_grad_batches=2"),
         ),
-        ("SIGKILL on_test_start 1", 60, LENET),
+        pytest.param("SIGKILL on_test_start 1", 60, LENET, marks=pytest.mark.long),
         pytest.param(
             "SIGKILL on_train_batch_end 9",
             8,
             ("model=alexnet", "trainer.max_epochs=2", "trainer.limit_train_batches=6", "ema=0.9", "loader=dali"),
-            marks=needs_dali,
+            marks=[needs_dali, pytest.mark.long],
             id="dropout, averaged weights, DALI",
         ),
     ],

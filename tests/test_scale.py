@@ -95,7 +95,9 @@ def weights(run_dir):
     return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("way", [*ON, "fsdp"])
+@pytest.mark.parametrize(
+    "way", ["lightning", *(pytest.param(way, marks=pytest.mark.long) for way in ("torchrun", "fsdp"))]
+)
 def test_two_ranks_are_one_with_the_doubled_batch(way, tmp_path):
     typed = ("trainer.max_epochs=2", "optimizer.lr=0.05")
     started_by = [word.replace("ddp", way) for word in ON["lightning"]] if way == "fsdp" else ON[way]
@@ -138,6 +140,7 @@ def one_writes(run_dir, word, *, starts=1):
     assert validated == sorted(set(validated))
 
 
+@pytest.mark.long
 def test_stopped_ranks_go_on_together_however_they_are_started(tmp_path):
     """A signal that the first rank alone gets stops all after the same step; torchrun goes on with Lightning's run."""
     words = ("trainer.max_epochs=2", "data.batch_size=32", "callbacks=full", "+callbacks.killer._target_=killer.Killer")
@@ -156,8 +159,15 @@ def test_stopped_ranks_go_on_together_however_they_are_started(tmp_path):
     assert events_of(tmp_path / "run") == events_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("way", ON)
+@pytest.mark.parametrize(
+    ("way", "lost"),
+    [
+        ("lightning", 1),
+        pytest.param("lightning", 0, marks=pytest.mark.long),
+        pytest.param("torchrun", 0, marks=pytest.mark.long),
+        pytest.param("torchrun", 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
     with started(*ON[way], "trainer.max_epochs=2000", "run_dir=run", cwd=tmp_path) as process:
         while not re.match(r" +2/2000 ", line := process.stdout.readline()):
@@ -180,7 +190,7 @@ def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
         assert said.strip() == f"error: rank 0 (process {number}) was killed: the other ranks end"
 
 
-@pytest.mark.parametrize("way", ON)
+@pytest.mark.parametrize("way", ["torchrun", pytest.param("lightning", marks=pytest.mark.long)])
 def test_an_error_in_one_rank_is_its_line_and_ends_all(way, tmp_path):
     for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         for n in range(24):
@@ -204,6 +214,7 @@ def test_an_error_in_one_rank_is_its_line_and_ends_all(way, tmp_path):
     assert time.monotonic() - begun < 90
 
 
+@pytest.mark.long
 def test_two_machines_train_together_in_one_run_directory(tmp_path):
     for n in range(24):
         for split, name in (("train", "red"), ("train", "blue"), ("val", "red"), ("val", "blue")):
