@@ -67,14 +67,15 @@ def going_on(run_dir: Path, before: DictConfig, after: DictConfig, words: Sequen
 
 
 def newest(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint with the most steps of those that are whole, and what is in it; None where there is none.
+    """The last checkpoint, and what is in it; where it is damaged, the one with the most steps; None without any.
 
-    One that is damaged is named in the log. Only tensors and plain types are loaded.
+    A damaged one is named in the log. Only tensors and plain types are loaded. The best one may have more steps than
+    the last, but was perhaps written right after a validation within an epoch, or while gradients were gathered.
     """
     import torch  # here: the command line is checked without it
 
     found: list[tuple[Path, dict[str, Any]]] = []
-    for path in sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name == "best.ckpt"):
+    for path in sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name != "last.ckpt"):
         try:
             with zipfile.ZipFile(path) as parts:
                 if (torn := parts.testzip()) is not None:
@@ -84,8 +85,10 @@ def newest(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
                 raise ValueError("it is no checkpoint of a training run")
         except Exception as error:  # whatever zipfile, pickle and torch say of a damaged file
             reason = str(error).split("\n")[0]
-            log.warning("%s is damaged (%s): going on from the newest that is whole", path, reason)
+            log.warning("%s is damaged (%s): going on from another", path, reason)
             continue
+        if path.name == "last.ckpt":
+            return path, saved
         found.append((path, saved))
     return max(found, key=lambda each: each[1]["global_step"]) if found else None
 

@@ -90,6 +90,12 @@ def assert_same(one, other):
             14,
             (*LENET, "ema=0.99", "loader.workers=2", "trainer.accumulate_grad_batches=2"),
         ),
+        pytest.param(  # the best checkpoint is newer than the last, and from right after a validation
+            "SIGKILL on_train_batch_end 33",
+            20,
+            (*LENET, "callbacks.checkpoint.every_minutes=0", "trainer.val_check_interval=0.5"),
+            marks=pytest.mark.long,
+        ),
         pytest.param("SIGKILL on_test_start 1", 60, LENET, marks=pytest.mark.long),
         pytest.param(
             "SIGKILL on_train_batch_end 9",
