@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--loaders", nargs="+", choices=("torch", "dali"), default=["torch", "dali"])
     parser.add_argument("--seconds", type=float, default=4.0, help="of each reading, after warming up")
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     where = torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, batches of {args.batch}, cache {args.cache}\n")
     print(f"| network | held batch, images/s | {' | '.join(f'loader={name}' for name in args.loaders)} |")
