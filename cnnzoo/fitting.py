@@ -1,6 +1,5 @@
 """Training, from the start or from a checkpoint on, to the end or to a signal."""
 
-import errno
 import logging
 import os
 import shlex
@@ -64,7 +63,7 @@ def going_on(
 def fit(model: pl.LightningModule, data: DataModule, trainer: pl.Trainer, cfg: DictConfig, start: Path | None) -> None:
     """Train, from a checkpoint on where one is given; exits where a signal stopped it, with what to type to go on.
 
-    Raises UserError where the disk is full, where memory is, and where another rank was lost.
+    Raises UserError where memory is full, and where another rank was lost.
     """
     run_dir, stopped = Path(cfg.run_dir), None
     try:
@@ -80,13 +79,6 @@ def fit(model: pl.LightningModule, data: DataModule, trainer: pl.Trainer, cfg: D
         way = f"python train.py resume={shlex.quote(shown(run_dir))} goes on from the last checkpoint"
         log.info("stopped at once; %s", way if kept else "nothing was saved yet")
         sys.exit(128 + signal.SIGINT)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-            raise
-        raise UserError(
-            f"{error.filename or run_dir} cannot be written: {error.strerror}. What was saved before is as it was; "
-            f"make room, then type: python train.py resume={shlex.quote(shown(run_dir))}"
-        ) from error
     if stopped is None:
         return
     log.info(

@@ -27,7 +27,7 @@ from cnnzoo.models import create_model, info
 from cnnzoo.report import describe, hyperparameters, loader_of, result, tell, typed, write_json
 from cnnzoo.settle import Settled, settle
 from cnnzoo.tracking import finish
-from cnnzoo.trouble import explained
+from cnnzoo.trouble import explained, written
 
 log = logging.getLogger(__name__)
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -170,8 +170,22 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
     often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
-    fit(classifier, data, trainer, cfg, start and start[0])
-    figures = final_figures(trainer, {} if start is None else start[1]["cnnzoo"]["metrics"])
+    with written(run_dir):
+        fit(classifier, data, trainer, cfg, start and start[0])
+        return _test(classifier, data, trainer, cfg, table, {} if start is None else start[1]["cnnzoo"]["metrics"])
+
+
+def _test(
+    classifier: Classifier,
+    data: DataModule,
+    trainer: pl.Trainer,
+    cfg: DictConfig,
+    table: Mapping[str, Any],
+    before: Mapping[str, float],
+) -> float:
+    """Test what training kept, write down what came out; `before` are the figures that a resumed run went on with."""
+    run_dir = Path(cfg.run_dir)
+    figures = final_figures(trainer, before)
     epochs = trainer.current_epoch
     kept = kept_checkpoint(trainer, run_dir)
     if kept is not None:
@@ -184,6 +198,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         figures |= {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("test/")}
 
     seconds = next((each.seconds for each in trainer.callbacks if isinstance(each, Checkpoints)), 0.0)  # type: ignore[attr-defined]
+    parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
     metrics: dict[str, Any] = {**figures, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
     if kept is not None and kept.stem == "best":
         metrics["best_epoch"] = saved["cnnzoo"]["epochs"]
@@ -191,9 +206,10 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
         metrics["tested"] = "nothing: the data has no test split"
     if trainer.is_global_zero:
         write_json(run_dir / "metrics.json", metrics)
-        for board in boards:
-            with SummaryWriter(board.log_dir) as writer:  # the logger has closed its own
-                write_hyperparameters(writer, table, figures, first=typed(cfg), step=trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                with SummaryWriter(logger.log_dir) as writer:  # the logger has closed its own
+                    write_hyperparameters(writer, table, figures, first=typed(cfg), step=trainer.global_step)
         finish()
         tell(result(metrics, run_dir))
     return figures.get(cfg.optimized_metric, math.nan)

@@ -1,8 +1,12 @@
 """What goes wrong while a network trains and no check could foresee, in one line with the way out."""
 
+import errno
 import re
+import shlex
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -40,3 +44,27 @@ def explained(cfg: DictConfig) -> Iterator[None]:
         raise UserError(
             f"out of memory with data.batch_size={size}: type {ways}; what was saved before is intact ({reason})"
         ) from error
+
+
+@contextmanager
+def written(run_dir: Path) -> Iterator[None]:
+    """Around what writes to the run directory: a disk that takes no more becomes a UserError with what to type."""
+    report = threading.excepthook
+
+    def silent(args: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread; the next time that something is logged raises its error where it is seen."""
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            report(args)
+
+    threading.excepthook = silent
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        raise UserError(
+            f"{error.filename or run_dir} cannot be written: {error.strerror}. What was saved before is as it was; "
+            f"make room, then type: python train.py resume={shlex.quote(str(run_dir))}"
+        ) from error
+    finally:
+        threading.excepthook = report

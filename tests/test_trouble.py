@@ -1,11 +1,16 @@
 """Full memory, however it is said, is one line with what to type."""
 
+import errno
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.errors import UserError
-from cnnzoo.trouble import explained, out_of_memory
+from cnnzoo.trouble import explained, out_of_memory, written
 
 
 def config(batch_size=64, accumulate=1, precision=None):
@@ -65,3 +70,39 @@ def test_a_run_out_of_memory_ends_in_one_line_and_its_checkpoints_stay(job, tmp_
         job("model=lenet", "trainer.max_epochs=2", "trainer.limit_train_batches=2")
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["cnnzoo"]["epochs"] == 1
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device", "run/events.out")
+
+
+def test_a_disk_that_takes_no_more_is_one_line():
+    said = r"^run/events\.out cannot be written: No space left on device\. .* resume='my run'$"
+    with pytest.raises(UserError, match=said), written(Path("my run")):
+        full()
+    with pytest.raises(FileNotFoundError), written(Path("run")):
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+
+
+def test_tensorboards_thread_says_nothing_and_the_next_figure_says_it(tmp_path, monkeypatch, capfd):
+    def log():
+        with written(tmp_path):
+            for step in range(1000):
+                writer.add_scalar("loss", 0.5, step)
+                writer.flush()
+
+    writer = SummaryWriter(str(tmp_path))
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        log()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_other_threads_say_what_went_wrong(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    with written(tmp_path):
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+    assert [args.exc_type for args in said] == [OSError]
