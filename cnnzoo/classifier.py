@@ -9,12 +9,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cnnzoo.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
+
+
+class Mean(Metric):
+    """A mean over images of all ranks, of whatever comes: torchmetrics' own leaves nan out, and looks for it each time.
+
+    Looking makes a GPU wait.
+    """
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, images: int) -> None:
+        """Add the mean of so many images."""
+        self.total += value * images
+        self.weight += images
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        return self.total / self.weight
 
 
 class Classifier(pl.LightningModule):
@@ -50,12 +75,9 @@ class Classifier(pl.LightningModule):
         self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
         self.facts = dict(facts or {})
         self._resumed_means: dict[str, list[Tensor]] = {}
-        self.train_means: Any = nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1")})
+        self.train_means: Any = nn.ModuleDict({name: Mean() for name in ("loss", "acc1")})
         self.eval_means: Any = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict({name: MeanMetric() for name in ("loss", "acc1", "acc5")})
-                for stage in ("val", "test")
-            }
+            {stage: nn.ModuleDict({name: Mean() for name in ("loss", "acc1", "acc5")}) for stage in ("val", "test")}
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -150,7 +172,7 @@ class Classifier(pl.LightningModule):
         checkpoint["cnnzoo"] = {**self.facts, "epochs": self.current_epoch, "metrics": now}
         gather = gather_all_tensors if self.trainer.world_size > 1 else lambda part: [part]
         checkpoint["train_means"] = {  # of each rank, in their order
-            name: [torch.stack(gather(part.clone())).cpu() for part in (mean.mean_value, mean.weight)]
+            name: [torch.stack(gather(part.clone())).cpu() for part in (mean.total, mean.weight)]
             for name, mean in self.train_means.items()
         }
 
@@ -163,10 +185,10 @@ class Classifier(pl.LightningModule):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         for name, (totals, weights) in self._resumed_means.items():
             mean = self.train_means[name]
-            mean.update(torch.zeros_like(mean.weight), torch.zeros_like(mean.weight))
+            mean.update(torch.zeros_like(mean.weight), 0)  # or it would say that it was never used
             if len(totals) != ranks:  # as many as there were then: the first has it all
                 totals, weights = (F.pad(part.sum().reshape(1), (0, ranks - 1)) for part in (totals, weights))
-            mean.mean_value, mean.weight = totals[rank].to(mean.weight), weights[rank].to(mean.weight)
+            mean.total, mean.weight = totals[rank].to(mean.weight), weights[rank].to(mean.weight)
         self._resumed_means = {}
 
 

@@ -63,6 +63,14 @@ def test_figures_are_means_over_images_not_over_batches(batch):
     assert now["train/loss_epoch"].item() == pytest.approx(now["val/loss"].item(), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("error:.*nan.*")
+def test_a_loss_that_is_no_number_is_not_left_out_of_the_mean(batch):
+    batch[0][7] = float("nan")
+    now = fit(Classifier(Net(), optimizer=still), *batch).callback_metrics
+    assert now["train/loss_epoch"].isnan()
+    assert now["val/loss"].isnan()
+
+
 def test_auxiliary_losses_and_label_smoothing_count_in_training_alone(batch):
     net = Net()
     trainer = fit(Classifier(net, optimizer=still, aux_weight=0.3, label_smoothing=0.1), *batch)

@@ -42,6 +42,6 @@ class Finite(Callback):
             ways.append("trainer.precision=bf16-mixed")
         raise UserError(
             f"the loss is {self.loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}), "
-            f"learning rate {rate:.3g}: type {' or '.join(ways)}; the checkpoints are of before "
+            f"learning rate {rate:.3g}: type {' or '.join(ways)}; checkpoints are of before, if there are any "
             "(callbacks.finite=null goes on regardless)"
         )
