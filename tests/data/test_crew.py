@@ -113,7 +113,7 @@ def test_an_iteration_ends_where_its_loader_is_closed(loader):
 
 
 ORPHANS = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from cnnzoo.data.augment import Augment
 from cnnzoo.data.order import Order
@@ -125,6 +125,7 @@ loader = TorchLoader(
     split, Order(64, 4, seed=0, train=True), augment=Augment(), train=True, image_size=8, channels=3, seed=0,
     workers=2, kind="processes",
 )
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
 next(iter(loader))
 print(*(process.pid for process in loader._crew._crew), flush=True)
 time.sleep(600)
