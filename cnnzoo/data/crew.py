@@ -125,9 +125,13 @@ class Processes:
 
     A batch is written once, by the worker, into a slot of shared memory, and handed on as it lies there; the slot is
     free again when the last tensor of it is gone. Workers end with this process, however it ends.
+
+    in_turn: workers make a batch each, and rest while those are used. A team of threads that trains on the CPU waits
+        for each of its own that a worker interrupts, which costs more than the worker's time.
     """
 
-    def __init__(self, batches: Batches, workers: int, batch_size: int) -> None:
+    def __init__(self, batches: Batches, workers: int, batch_size: int, *, in_turn: bool = False) -> None:
+        self.in_turn = in_turn
         side = batches.image_size
         self.slots = Slots((batch_size, side, side, batches.channels), workers * AHEAD + SPARE)
         self._memory = Memory(self.slots.bytes * self.slots.count)
@@ -159,18 +163,19 @@ class Processes:
         key = next(left, None)
         waiting: deque[int] = deque()  # tickets, in the keys' order
         done: dict[int, Said] = {}
-        most = len(self._crew) * AHEAD
+        most = len(self._crew) * (1 if self.in_turn else AHEAD)
         try:
             while key is not None or waiting:
                 if not self._lines:
                     raise RuntimeError("this iteration was broken off: its loader has been closed since")
                 batch = None
-                if waiting and waiting[0] in done:
+                if waiting and waiting[0] in done and (not self.in_turn or len(done) == len(waiting)):
                     ticket = waiting.popleft()
                     batch = self._handed_on(ticket, done.pop(ticket))
-                while key is not None and len(waiting) < most and self._free:
-                    waiting.append(self._send(key))
-                    key = next(left, None)
+                if not self.in_turn or (batch is None and not waiting):
+                    while key is not None and len(waiting) < most and self._free:
+                        waiting.append(self._send(key))
+                        key = next(left, None)
                 if batch is not None:
                     yield batch
                     continue

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from cnnzoo.data.augment import Augment
@@ -257,7 +256,7 @@ class DataModule(pl.LightningDataModule):
                 channels=self.settled_channels,
                 seed=self.seed,
                 on_bad_file=self.on_bad_file,
-                device=_gpu(trainer),
+                device=trainer.strategy.root_device if trainer else None,
             )
         return self._loaders[name]
 
@@ -265,12 +264,6 @@ class DataModule(pl.LightningDataModule):
         for loader in self._loaders.values():
             loader.close()
         self._loaders = {}
-
-
-def _gpu(trainer: Any) -> torch.device | None:
-    """The GPU that the trainer trains on, where it does."""
-    device = None if trainer is None else trainer.strategy.root_device
-    return device if device is not None and device.type == "cuda" else None
 
 
 def _check(key: str, value: int, least: int) -> None:

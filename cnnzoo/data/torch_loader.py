@@ -29,8 +29,9 @@ class TorchLoader(Loader):
         it down; "auto" is processes.
     on_bad_file: "error" raises UserError, from the iteration, for a file that cannot be decoded; "skip" names it once
         in the log and goes on with the next image of the batch (evaluation: without it).
-    device: a GPU, to which batches are brought one ahead, from pinned memory; a set of pixels for which there is room
-        lies there, and is gathered, cropped and flipped there. None or another device: batches in ordinary memory.
+    device: where batches are used. To a GPU they are brought one ahead, from pinned memory; a set of pixels for which
+        there is room lies there, and is gathered, cropped and flipped there. Elsewhere they lie in ordinary memory. On
+        the CPU, whose cores training wants for itself, worker processes and training take turns.
     """
 
     _crew: Crew | None = None
@@ -58,6 +59,7 @@ class TorchLoader(Loader):
         self.workers = count_workers(workers, split)
         self.kind = "threads" if kind == "threads" else "processes"
         self.device = device if device is not None and device.type == "cuda" else None
+        self._in_turn = device is not None and device.type == "cpu"
         self._batches = Batches(split, augment, train, image_size, channels, seed)
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ class TorchLoader(Loader):
         if self._crew is None and self.kind == "threads":
             self._crew = Threads(self._batches, self.workers)
         elif self._crew is None:
-            self._crew = Processes(self._batches, self.workers, self.sampler.batch_size)
+            self._crew = Processes(self._batches, self.workers, self.sampler.batch_size, in_turn=self._in_turn)
         return self._crew.make(keys)
 
 

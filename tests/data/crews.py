@@ -22,6 +22,7 @@ CREWS = [
     {"workers": 2, "kind": "threads"},
     {"workers": 1, "kind": "processes"},
     {"workers": 2, "kind": "processes"},
+    {"workers": 2, "kind": "processes", "device": torch.device("cpu")},
 ]
 DALI = {"loader": "dali", "workers": 2}
 

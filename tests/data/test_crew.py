@@ -112,6 +112,25 @@ def test_an_iteration_ends_where_its_loader_is_closed(loader):
         list(made)
 
 
+def test_workers_rest_while_a_training_on_the_cpu_has_the_cores(loader_of, files):
+    loader = loader_of(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
+    asked = []
+    for _ in loader:
+        assert not any(loader._crew._at)  # who made a batch is asked for no other
+        asked.append(loader._crew._tickets)
+    assert asked == [2 + 2 * (n // 2) for n in range(20)]
+
+
+def test_workers_that_rest_are_asked_again_whatever_is_kept(loader_of, files):
+    loader = loader_of(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
+    kept = [*loader, *loader]
+    assert same(kept[:20], kept[20:])
+    broken_off = iter(loader)
+    next(broken_off)
+    broken_off.close()
+    assert same(list(loader), kept[:20])
+
+
 ORPHANS = """
 import signal, sys, time
 import numpy as np

@@ -76,6 +76,20 @@ def small(**options):
 pytestmark = pytest.mark.filterwarnings("ignore:You requested to overfit", "ignore:.*Lazy modules")
 
 
+def test_loaders_know_where_their_batches_are_used(tree):
+    """On the CPU their workers and training take turns; what becomes of batches without a trainer is not known."""
+    root = tree({"train/a": 8, "train/b": 8, "val/a": 2, "val/b": 2})
+    data = DataModule(Folder, root=str(root), loader=partial(TorchLoader, workers=2), batch_size=2, image_size=8)
+    list(data.train_dataloader())
+    assert not data.train_dataloader()._crew.in_turn
+    data.teardown("fit")
+    net, _ = fitted(data, max_epochs=1)
+    assert len(net.of("train")) == 8
+    list(data.train_dataloader())
+    assert data.train_dataloader()._crew.in_turn
+    data.teardown("fit")
+
+
 def test_its_facts_cost_nothing():
     data = DataModule(Digits)
     assert (data.name, data.num_classes, data.classes[3]) == ("digits", 10, "3")
