@@ -148,7 +148,7 @@ def test_a_run_that_is_broken_off_leaves_no_bar(tmp_path, stage, says):
 
 def test_a_run_that_fails_leaves_no_bar(tmp_path, flowers):
     (flowers / "red" / "0.png").write_bytes(b"torn")
-    words = ("data=folder", f"data.root={flowers}", "data.cache.mode=none", "trainer.max_epochs=100")
+    words = ("data=folder", f"data.root={flowers}", "data.cache.mode=none", "trainer.max_epochs=2")
     code, screen, written = on_a_terminal(
         *TINY, *words, "trainer.limit_train_batches=null", f"run_dir={tmp_path / 'run'}"
     )

@@ -85,10 +85,11 @@ def assert_same(one, other):
             (*LENET, "callbacks.checkpoint.every_minutes=0"),
             marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "SIGKILL writing 16",
             14,
             (*LENET, "ema=0.99", "loader.workers=2", "trainer.accumulate_grad_batches=2"),
+            marks=pytest.mark.long,
         ),
         pytest.param(  # the best checkpoint is newer than the last, and from right after a validation
             "SIGKILL on_train_batch_end 33",
