@@ -1,25 +1,20 @@
 """Training, from the start or from a checkpoint on, to the end or to a signal."""
 
 import logging
-import os
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig
 
 from cnnzoo import ranks
-from cnnzoo.callbacks import Stopped
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.loggers import CSV, TensorBoard
 from cnnzoo.report import shown
 from cnnzoo.resuming import newest, record
+from cnnzoo.stopping import Stopped, leave
 from cnnzoo.trouble import explained
 
 log = logging.getLogger(__name__)
@@ -65,20 +60,12 @@ def fit(model: pl.LightningModule, data: DataModule, trainer: pl.Trainer, cfg: D
 
     Raises UserError where memory is full, and where another rank was lost.
     """
-    run_dir, stopped = Path(cfg.run_dir), None
-    try:
-        with ranks.together(trainer), explained(cfg):
-            try:
-                trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=None if start is None else True)
-            except Stopped as stop:  # in here: all ranks stop after the same step, and none is lost
-                stopped = stop
-    except SystemExit as end:
-        if not isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes one of
-            raise
-        kept = any((run_dir / "checkpoints").glob("*.ckpt"))
-        way = f"python train.py resume={shlex.quote(shown(run_dir))} goes on from the last checkpoint"
-        log.info("stopped at once; %s", way if kept else "nothing was saved yet")
-        sys.exit(128 + signal.SIGINT)
+    stopped = None
+    with ranks.together(trainer), explained(cfg):
+        try:
+            trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=None if start is None else True)
+        except Stopped as stop:  # in here: all ranks stop after the same step, and none is lost
+            stopped = stop
     if stopped is None:
         return
     log.info(
@@ -86,20 +73,6 @@ def fit(model: pl.LightningModule, data: DataModule, trainer: pl.Trainer, cfg: D
         stopped,
         trainer.current_epoch,
         trainer.global_step,
-        shlex.quote(shown(run_dir)),
+        shlex.quote(shown(Path(cfg.run_dir))),
     )
-    if stopped.number == getattr(signal, "SIGUSR1", None):
-        requeue()
-    sys.exit(128 + stopped.number)
-
-
-def requeue() -> None:
-    """Under SLURM, have the job started again: SIGUSR1 says that its time is nearly over (`--signal=SIGUSR1@90`)."""
-    environment = SLURMEnvironment.detect() and SLURMEnvironment(requeue_signal=signal.SIGUSR1)
-    if not environment or not environment.auto_requeue or environment.global_rank():
-        return
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
-    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
-    outcome = "requeued" if done.returncode == 0 else f"not requeued: {done.stderr.strip()}"
-    log.info("job %s %s", name, outcome)
+    leave(stopped.number)

@@ -167,10 +167,12 @@ def together(trainer: Any) -> Iterator[None]:
         trainer.strategy.barrier()  # none is missed while it still writes
     except BaseException as error:
         if connection_lost(error):
+            if by_torchrun() and any(getattr(each, "asked", None) for each in trainer.callbacks):
+                sys.exit(1)  # torchrun ends this one, and says which it has lost
             time.sleep(PATIENCE)  # who knows more ends this process meanwhile
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"rank {trainer.global_rank} has lost another rank: {reason}") from error
-        if not isinstance(error, UserError) and trainer.global_rank:
+        if isinstance(error, Exception) and not isinstance(error, UserError) and trainer.global_rank:
             log.error("%s: %s", type(error).__name__, error)
         processes.end()
         raise
@@ -183,15 +185,27 @@ class _Others:
 
     def __init__(self, trainer: Any) -> None:
         self.launcher = trainer.strategy.launcher
+        self.own: list[Any] = []
 
     def processes(self) -> list[Any]:
         return list(getattr(self.launcher, "procs", ()))  # it starts them when it fits, not before
 
+    def take_over(self) -> None:
+        """Let Lightning's own watch see no process: every five seconds it looks, and would kill this one unexplained.
+
+        It holds the launcher's list, which is emptied; the launcher goes on with another.
+        """
+        theirs = getattr(self.launcher, "procs", self.own)
+        if theirs is not self.own and any(thread.name == "child-process-observer" for thread in threading.enumerate()):
+            self.launcher.procs = self.own = list(theirs)
+            theirs.clear()
+
     def watch(self, done: threading.Event) -> None:
         while not done.wait(LOOK):
+            self.take_over()
             for number, process in enumerate(self.processes(), start=1):
                 code = process.poll()
-                if not code:
+                if not code or (code > 128 and done.wait(PATIENCE)):  # a signal asked it to end, and this one, too
                     continue
                 if code != 1:  # with 1 it has said itself what went wrong
                     how = f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"

@@ -26,6 +26,7 @@ from cnnzoo.fitting import fit, going_on
 from cnnzoo.models import create_model, info
 from cnnzoo.report import describe, hyperparameters, loader_of, result, tell, typed, write_json
 from cnnzoo.settle import Settled, settle
+from cnnzoo.stopping import heard
 from cnnzoo.tracking import finish
 from cnnzoo.trouble import explained, written
 
@@ -170,7 +171,7 @@ def train(classifier: Classifier, data: DataModule, trainer: pl.Trainer, settled
     often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
 
-    with written(run_dir):
+    with written(run_dir), heard(trainer, run_dir):
         fit(classifier, data, trainer, cfg, start and start[0])
         return _test(classifier, data, trainer, cfg, table, {} if start is None else start[1]["cnnzoo"]["metrics"])
 
@@ -187,7 +188,8 @@ def _test(
     run_dir = Path(cfg.run_dir)
     figures = final_figures(trainer, before)
     epochs = trainer.current_epoch
-    kept = kept_checkpoint(trainer, run_dir)
+    with ranks.together(trainer):
+        kept = kept_checkpoint(trainer, run_dir)
     if kept is not None:
         saved = torch.load(kept, map_location="cpu", weights_only=True)
         classifier.load_whole(saved["state_dict"])

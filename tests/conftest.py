@@ -7,12 +7,28 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from PIL import Image
 
 import train
 from cnnzoo import cli
 
 ROOT = Path(__file__).parent.parent
+MOST = 4
+"""Processes that share the tests."""
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One a core; none where tests are named, which a second process would only start later."""
+    named = any("::" in word or word.endswith(".py") for word in config.invocation_params.args)
+    return 0 if named else min(os.cpu_count() or 1, MOST)
+
+
+def pytest_configure(config):
+    """One thread in each of several processes: a team that waits for a core spins."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

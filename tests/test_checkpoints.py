@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
 
 from cnnzoo import fitting, resuming
-from cnnzoo.callbacks import Checkpoints, Stopped
+from cnnzoo.callbacks import Checkpoints
 from cnnzoo.callbacks.checkpoint import WholeFiles, random_state, set_random_state
 from cnnzoo.errors import UserError
 from cnnzoo.loggers import CSV
+from cnnzoo.stopping import SIGNALS, AtOnce, Stopped, heard
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
@@ -136,5 +138,30 @@ def test_ctrl_c_ahead_of_the_first_step_is_heard_even_where_its_exception_gets_l
     with caplog.at_level("INFO"), pytest.raises(SystemExit) as end:
         job("model=lenet", "trainer.max_epochs=1")
     assert end.value.code == 130
-    assert "stopped at once; nothing was saved yet" in caplog.text
-    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert "stopped at once by SIGINT; nothing was saved yet" in caplog.text
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_training_ends_the_run_with_its_code_and_a_line(job, monkeypatch, caplog, tmp_path, number):
+    monkeypatch.setattr(Checkpoints, "on_test_batch_start", lambda *_: signal.raise_signal(number), raising=False)
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as end:
+        job("model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    assert end.value.code == 128 + number
+    assert f"stopped at once by {number.name}; python train.py resume=" in caplog.text
+    assert not (tmp_path / "run/metrics.json").exists()
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_lightning_takes_no_signals_and_asks_no_rank_about_them(tmp_path, monkeypatch):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    asked = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: asked.append("the ranks"))
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    assert asked == ["the ranks"]  # so Lightning does it by itself, in each step
+    with heard(trainer, tmp_path):
+        trainer._signal_connector.register_signal_handlers()
+        assert all(isinstance(signal.getsignal(number), AtOnce) for number in SIGNALS)
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    assert asked == ["the ranks"]

@@ -132,7 +132,7 @@ def test_on_a_terminal_a_bar_shows_each_stage_and_leaves_nothing_behind(tmp_path
     [
         ("training", r"stopped by SIGINT after \d epochs and \d+ steps, and saved; python"),
         # the look at its first batches, ahead of training
-        pytest.param("validation", r"stopped at once; nothing was saved yet", marks=pytest.mark.long),
+        pytest.param("validation", r"stopped at once by SIGINT; nothing was saved yet", marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_is_broken_off_leaves_no_bar(tmp_path, stage, says):
@@ -146,6 +146,7 @@ def test_a_run_that_is_broken_off_leaves_no_bar(tmp_path, stage, says):
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h")
 
 
+@pytest.mark.long
 def test_a_run_that_fails_leaves_no_bar(tmp_path, flowers):
     (flowers / "red" / "0.png").write_bytes(b"torn")
     words = ("data=folder", f"data.root={flowers}", "data.cache.mode=none", "trainer.max_epochs=2")
@@ -158,6 +159,7 @@ def test_a_run_that_fails_leaves_no_bar(tmp_path, flowers):
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h")
 
 
+@pytest.mark.long
 def test_a_dumb_terminal_gets_lines_and_no_color_gets_no_colour(tmp_path):
     code, _, written = on_a_terminal(*TINY, "trainer.max_epochs=1", f"run_dir={tmp_path / 'dumb'}", TERM="dumb")
     assert code == 0
@@ -191,6 +193,7 @@ def test_a_pipe_gets_whole_lines_and_no_code(shell, tmp_path, flowers, environme
     assert sum(line.startswith("cache: ") for line in lines) == 1
 
 
+@pytest.mark.long
 def test_a_long_epoch_has_a_line_now_and_then(shell, tmp_path):
     words = ("trainer.max_epochs=1", "callbacks.progress.every=1e-6", f"run_dir={tmp_path / 'run'}")
     done = shell(*TINY, *words, "trainer.limit_val_batches=2")

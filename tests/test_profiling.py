@@ -48,6 +48,7 @@ def test_the_most_expensive_operators_are_told_the_longest_first(profiled):
     assert b"aten::convolution_backward" in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.long
 def test_a_run_with_too_few_steps_says_so(shell, tmp_path):
     words = ("model=lenet", "trainer=profile", "trainer.accelerator=cpu", "trainer.limit_train_batches=3")
     done = shell(*words, f"run_dir={tmp_path / 'run'}")

@@ -138,7 +138,7 @@ def test_a_signal_saves_and_stops(stopped):
     assert not (run / "metrics.json").exists()
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGUSR1", 138)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGUSR1", 138, marks=pytest.mark.long)])
 def test_other_signals_do_so_within_a_validation(train, name, code):
     done, run = train(name, *LENET, *WORDS, f"run_dir={name}", kill=f"{name} on_validation_batch_start 5")
     assert done.returncode == code

@@ -18,6 +18,7 @@ import hydra
 import pytest
 import torch
 from left_behind import events_of, rows_of
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from PIL import Image
 
 import cnnzoo
@@ -188,6 +189,22 @@ def test_a_killed_rank_ends_all_and_is_named(way, lost, tmp_path):
         assert said.strip() == f"error: rank 1 (process {number}) was killed by signal 9 (SIGKILL): the other ranks end"
     else:
         assert said.strip() == f"error: rank 0 (process {number}) was killed: the other ranks end"
+
+
+def test_lightnings_own_watch_which_would_kill_without_a_word_sees_no_process():
+    with started("sleep", "60", cwd=".") as process:
+        launcher = SimpleNamespace(procs=[process])
+        observer = _ChildProcessObserver(os.getpid(), launcher.procs, sleep_period=1)
+        observer.start()
+        others = ranks._Others(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))
+        others.take_over()
+        others.take_over()
+        assert others.processes() == [process]
+        observer.join(timeout=20)
+        assert not observer.is_alive()  # of none to look after
+        assert process.poll() is None
+        others.end()
+        assert process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("way", ["torchrun", pytest.param("lightning", marks=pytest.mark.long)])

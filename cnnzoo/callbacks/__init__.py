@@ -2,7 +2,7 @@
 
 from cnnzoo.callbacks.board import FirstBatch, Graph
 from cnnzoo.callbacks.bottleneck import Bottleneck
-from cnnzoo.callbacks.checkpoint import Checkpoints, Stopped
+from cnnzoo.callbacks.checkpoint import Checkpoints
 from cnnzoo.callbacks.ema import EMA
 from cnnzoo.callbacks.epoch_line import EpochLine
 from cnnzoo.callbacks.evaluation import Evaluation
@@ -33,5 +33,4 @@ __all__ = [
     "Norms",
     "ProgressBar",
     "Speed",
-    "Stopped",
 ]

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,21 +20,12 @@ from torch import Tensor, distributed
 
 from cnnzoo.errors import UserError
 from cnnzoo.loggers import CSV
+from cnnzoo.stopping import SIGNALS, Stopped, asked_before
 
 log = logging.getLogger(__name__)
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
-"""Upon these a run is saved and stops; the second one stops it at once."""
 AGREE_EVERY = 10
 """Steps between two times that several processes ask each other whether to save: asking waits for the device."""
-
-
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """Training was saved and stopped, as a signal asked for."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class Checkpoints(Checkpoint):
@@ -63,6 +54,11 @@ class Checkpoints(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     @property
+    def asked(self) -> int | None:
+        """The signal that asked training to stop."""
+        return self._signal
+
+    @property
     def seconds(self) -> float:
         """How long the run has trained, in all its processes one after the other."""
         return self._seconds + time.monotonic() - self._started_at
@@ -73,15 +69,14 @@ class Checkpoints(Checkpoint):
         return now == now and (self.best is None or self.sign * now >= self.sign * self.best)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have checkpoints written whole or not at all, and Ctrl-C heard, before there is anything to save."""
+        """Have checkpoints written whole or not at all."""
         if stage == "fit":
             trainer.strategy.checkpoint_io = WholeFiles()
             self._signal = None
-            self._listen(("SIGINT",), self._on_early_signal)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the state that a resumed run was left in; from here on a signal saves."""
-        if self._signal is not None:
+        if asked_before():
             raise KeyboardInterrupt
         loaded, self._loaded = self._loaded, {}
         if loaded:
@@ -90,7 +85,7 @@ class Checkpoints(Checkpoint):
             if loaded["between"] == "epochs":
                 trainer.fit_loop.restarting = False  # Lightning would take the epoch that ended for one to be ended
         self._saved_at = self._started_at = time.monotonic()
-        self._listen(SIGNALS, self._on_signal)
+        self._listen()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """There is a figure to judge these weights by."""
@@ -186,23 +181,15 @@ class Checkpoints(Checkpoint):
         if name == "last":
             self._saved_at = time.monotonic()
 
-    def _listen(self, names: Iterable[str], heard: Callable[[int, FrameType | None], None]) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # where Python takes no handlers
-        for name in names:
-            number = getattr(signal, name, None)  # Windows lacks one
-            if number is not None:
-                self._handlers.setdefault(number, signal.signal(number, heard))
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # where Python takes handlers
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _unlisten(self) -> None:
         while self._handlers:
             number, handler = self._handlers.popitem()
-            if signal.getsignal(number) in (self._on_signal, self._on_early_signal):
+            if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, handler)
-
-    def _on_early_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number  # the exception gets lost where it is raised in a destructor, or in one of an import's
-        raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
