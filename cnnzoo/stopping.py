@@ -56,7 +56,7 @@ def asked_before() -> bool:
 def heard(trainer: Trainer, run_dir: Path) -> Iterator[None]:
     """Around training and testing: a signal that comes while nothing trains ends the run at once, with a line.
 
-    The exit code is the shell's, 128 and the signal's number. Lightning's own handlers are left out: they end with
+    The exit code is the shell's, 128 plus the signal's number. Lightning's own handlers are left out: they end with
     exit code 0 what was not done, talk to the other ranks from within the handler, and make each step of several ranks
     wait for the device to ask whether a signal came.
     """
