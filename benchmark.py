@@ -22,25 +22,8 @@ what to use.
 A misspelt key is an error that names the nearest one. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
 
-from omegaconf import DictConfig
-
 from cnnzoo import cli
-
-
-def main(cfg: DictConfig) -> None:
-    """Measure and print."""
-    from cnnzoo import benchmarking, training  # here, not above: torch takes seconds to load
-
-    benchmarking.check(cfg)
-    training.seed_everything(cfg.seed)
-    data = cli.instantiate(cfg.data, "data")
-    net, settled = training.build_network(cfg.model, data)
-    optimizer = cli.instantiate(cfg.optimizer, "optimizer")
-    classifier = training.build_classifier(net, settled, data, optimizer=optimizer, scheduler=None, cfg=cfg)
-    benchmarking.show_data(
-        cfg, data, classifier, lambda *callbacks: cli.instantiate(cfg.trainer, "trainer", callbacks=list(callbacks))
-    )
-
+from cnnzoo.jobs.benchmark import main
 
 if __name__ == "__main__":
-    cli.run(main, config="benchmark")
+    cli.run(main, config="benchmark", help_text=__doc__)

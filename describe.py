@@ -21,22 +21,8 @@ one image in float32. A misspelt key is an error that names the nearest one. HYD
 behind an error.
 """
 
-from omegaconf import DictConfig
-
 from cnnzoo import cli
-
-
-def main(cfg: DictConfig) -> None:
-    """Print what is asked for: a network, a block, or the zoo."""
-    from cnnzoo import describing  # here, not above: torch takes seconds to load, a misspelt key is answered without it
-
-    if cfg.block is not None:
-        describing.show_block(cfg)
-    elif "model" in cfg:
-        describing.show_network(cfg)
-    else:
-        describing.show_zoo(cfg)
-
+from cnnzoo.jobs.describe import main
 
 if __name__ == "__main__":
-    cli.run(main, config="describe")
+    cli.run(main, config="describe", help_text=__doc__)

@@ -23,35 +23,8 @@ Keys typed most (group=choice swaps a whole part, key=value sets one value, +key
 A misspelt key is an error that names the nearest one. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
 
-from omegaconf import DictConfig
-
 from cnnzoo import cli
-
-
-def main(cfg: DictConfig) -> float | None:
-    """Train as configured; returns the metric that a sweep optimizes."""
-    from cnnzoo import training  # here, not above: torch takes seconds to load, a misspelt key is answered without it
-
-    training.seed_everything(cfg.seed)
-    data = cli.instantiate(cfg.data, "data")
-    net, settled = training.build_network(cfg.model, data)
-    classifier = training.build_classifier(
-        net,
-        settled,
-        data,
-        optimizer=cli.instantiate(cfg.optimizer, "optimizer"),
-        scheduler=cli.instantiate(cfg.scheduler, "scheduler"),
-        cfg=cfg,
-    )
-    callbacks = [cli.instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    trainer = cli.instantiate(
-        cfg.trainer,
-        "trainer",
-        callbacks=callbacks + training.averaging(cfg.ema),
-        logger=[cli.instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
-    )
-    return training.train(classifier, data, trainer, settled, cfg)
-
+from cnnzoo.jobs.train import main
 
 if __name__ == "__main__":
-    cli.run(main, config="train")
+    cli.run(main, config="train", help_text=__doc__)

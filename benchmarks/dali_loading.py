@@ -21,8 +21,8 @@ import torch
 from loading import BATCH, SIDE, Peers, dali, rate, report
 
 from cnnzoo.data import Augment, Cache, TorchLoader
-from cnnzoo.data.dali_loader import DaliLoader
-from cnnzoo.data.order import Order
+from cnnzoo.data.loaders.dali_loader import DaliLoader
+from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.split import Split
 
 
@@ -30,7 +30,7 @@ def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> 
     """A loader of this project."""
     loader = kind(
         split,
-        Order(len(split), BATCH, seed=0, train=True),
+        EpochSampler(len(split), BATCH, seed=0, train=True),
         augment=Augment(crop="random_resized", flip=0.5),
         train=True,
         image_size=SIDE,

@@ -59,7 +59,7 @@ def main() -> None:
             beton,
             batch_size=BATCH,
             num_workers=workers,
-            order=OrderOption.RANDOM,
+            sampler=OrderOption.RANDOM,
             os_cache=True,
             drop_last=True,
             pipelines={

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from cnnzoo.data import Augment, Cache, TorchLoader
-from cnnzoo.data.order import Order
+from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.split import Split
 
 SIDE, BATCH = 224, 64
@@ -115,7 +115,7 @@ def ours(split: Split, batch: int, *, crop: Any, side: int, **options: Any) -> T
     """The loader of this project."""
     return TorchLoader(
         split,
-        Order(len(split), batch, seed=0, train=True),
+        EpochSampler(len(split), batch, seed=0, train=True),
         augment=Augment(crop=crop, flip=0.5),
         train=True,
         image_size=side,

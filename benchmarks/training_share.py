@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cnnzoo import cli, info, training
-from cnnzoo.benchmarking.measuring import headspace, under_training
+from cnnzoo import cli, info
+from cnnzoo.benchmark.measure import measure_headspace, measure_training
 from cnnzoo.errors import UserError
+from cnnzoo.training import train
 
 NETS = ("alexnet", "resnet18", "resnet50", "vgg16", "googlenet", "densenet121", "squeezenet1_1")
 
@@ -49,11 +50,11 @@ def composed(net: str, loader: str, args: argparse.Namespace) -> DictConfig:
 def shares(net: str, args: argparse.Namespace) -> tuple[float, dict[str, float]]:
     """Images per second on a held batch, and each loader's share of it."""
     cfg = composed(net, args.loaders[0], args)
-    training.seed_everything(cfg.seed)
+    train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data")
-    module, settled = training.build_network(cfg.model, data)
+    module, input_spec = train.build_network(cfg.model, data)
     optimizer = cli.instantiate(cfg.optimizer, "optimizer")
-    classifier = training.build_classifier(module, settled, data, optimizer=optimizer, scheduler=None, cfg=cfg)
+    classifier = train.build_classifier(module, input_spec, data, optimizer=optimizer, scheduler=None, cfg=cfg)
 
     def trainers(*callbacks: pl.Callback) -> pl.Trainer:
         return cli.instantiate(cfg.trainer, "trainer", callbacks=list(callbacks))
@@ -62,12 +63,12 @@ def shares(net: str, args: argparse.Namespace) -> tuple[float, dict[str, float]]
     data.setup("fit")
     heads: list[float] = []
     found: dict[str, list[float]] = {name: [] for name in loaders}
-    headspace(data, classifier, trainers, args.seconds)  # the first one is slower: memory is still to be had
+    measure_headspace(data, classifier, trainers, args.seconds)  # the first one is slower: memory is still to be had
     for _ in range(args.rounds):
-        head = headspace(data, classifier, trainers, args.seconds)
+        head = measure_headspace(data, classifier, trainers, args.seconds)
         heads.append(head)
         for name, loader in loaders.items():
-            rate, _ = under_training(data.variant(loader=loader), classifier, trainers, args.seconds)
+            rate, _ = measure_training(data.variant(loader=loader), classifier, trainers, args.seconds)
             found[name].append(rate / head)
     data.teardown()
     return median(heads), {name: median(each) for name, each in found.items()}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnzoo.models import create_model, info, list_models
-    from cnnzoo.runs import load_run
+    from cnnzoo.training.load_run import load_run
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "info", "list_models", "load_run"]
 
-_PLACES = {"create_model": "models", "info": "models", "list_models": "models", "load_run": "runs"}
+_PLACES = {"create_model": "models", "info": "models", "list_models": "models", "load_run": "training.load_run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the person who typed the command, or wrote the call, can put right.
 
     The jobs print the message alone, on one line, and end with exit code 1. The message says what is wrong, where, the

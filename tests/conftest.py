@@ -12,8 +12,8 @@ from PIL import Image
 
 import train
 from cnnzoo import cli
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 MOST = 4
 """Processes that share the tests."""
 

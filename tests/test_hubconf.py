@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from cnnzoo.models import info, list_models
-
-ROOT = Path(__file__).parent.parent
-
+from tests.helpers import ROOT
 
 REPOSITORY = "somebody/cnnzoo"
 

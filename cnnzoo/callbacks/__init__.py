@@ -1,36 +1,36 @@
 """What is shown, logged and saved while training; each is one entry of `conf/callbacks/`."""
 
-from cnnzoo.callbacks.board import FirstBatch, Graph
 from cnnzoo.callbacks.bottleneck import Bottleneck
-from cnnzoo.callbacks.checkpoint import Checkpoints
+from cnnzoo.callbacks.checkpoint import CheckpointSaver
 from cnnzoo.callbacks.ema import EMA
-from cnnzoo.callbacks.epoch_line import EpochLine
-from cnnzoo.callbacks.evaluation import Evaluation
-from cnnzoo.callbacks.filters import Filters
-from cnnzoo.callbacks.finite import Finite
-from cnnzoo.callbacks.gpu import Gpu
-from cnnzoo.callbacks.histograms import Histograms
-from cnnzoo.callbacks.layout import Layout
-from cnnzoo.callbacks.norms import Norms
+from cnnzoo.callbacks.epoch_table import EpochTable
+from cnnzoo.callbacks.gpu_stats import GpuStats
+from cnnzoo.callbacks.grad_norm import GradientNorm
+from cnnzoo.callbacks.nan_guard import NanGuard
 from cnnzoo.callbacks.progress import ProgressBar
-from cnnzoo.callbacks.speed import Speed
-from cnnzoo.callbacks.text import LayerTable
+from cnnzoo.callbacks.tensorboard.custom_scalars import CustomScalarLayout
+from cnnzoo.callbacks.tensorboard.evaluation import Evaluation
+from cnnzoo.callbacks.tensorboard.filters import Filters
+from cnnzoo.callbacks.tensorboard.histograms import Histograms
+from cnnzoo.callbacks.tensorboard.layer_table import LayerTable
+from cnnzoo.callbacks.tensorboard.writer import FirstBatch, Graph
+from cnnzoo.callbacks.throughput import Throughput
 
 __all__ = [
     "EMA",
     "Bottleneck",
-    "Checkpoints",
-    "EpochLine",
+    "CheckpointSaver",
+    "CustomScalarLayout",
+    "EpochTable",
     "Evaluation",
     "Filters",
-    "Finite",
     "FirstBatch",
-    "Gpu",
+    "GpuStats",
+    "GradientNorm",
     "Graph",
     "Histograms",
     "LayerTable",
-    "Layout",
-    "Norms",
+    "NanGuard",
     "ProgressBar",
-    "Speed",
+    "Throughput",
 ]

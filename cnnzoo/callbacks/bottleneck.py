@@ -4,13 +4,14 @@ import logging
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cnnzoo.callbacks.speed import Speed
-from cnnzoo.data.dali_loader import DaliLoader
-from cnnzoo.data.torch_loader import TorchLoader, usable_cores
+from cnnzoo.callbacks.throughput import Throughput
+from cnnzoo.data.loaders.dali_loader import DaliLoader
+from cnnzoo.data.loaders.torch_loader import TorchLoader
+from cnnzoo.runtime.cpu import usable_cores
 
 log = logging.getLogger(__name__)
 
-MUCH = 0.1
+DATA_WAIT_THRESHOLD = 0.1
 """Share of an epoch spent waiting for images, above which a line says so."""
 
 
@@ -22,9 +23,9 @@ class Bottleneck(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the line, where there is something new to say."""
-        speed = next((callback for callback in trainer.callbacks if isinstance(callback, Speed)), None)  # type: ignore[attr-defined]
+        speed = next((callback for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
         wait = None if speed is None else speed.epoch_data_wait
-        if wait is None or wait <= MUCH or not trainer.is_global_zero:
+        if wait is None or wait <= DATA_WAIT_THRESHOLD or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
         what = advice(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""

@@ -19,16 +19,16 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, distributed
 
 from cnnzoo.errors import UserError
-from cnnzoo.loggers import CSV
-from cnnzoo.stopping import SIGNALS, Stopped, asked_before
+from cnnzoo.loggers.local import ResumableCSVLogger
+from cnnzoo.runtime.signals import SIGNALS, TrainingStopped, signal_pending
 
 log = logging.getLogger(__name__)
 
-AGREE_EVERY = 10
+SYNC_EVERY_N_STEPS = 10
 """Steps between two times that several processes ask each other whether to save: asking waits for the device."""
 
 
-class Checkpoints(Checkpoint):
+class CheckpointSaver(Checkpoint):
     """Writes `last.ckpt`, from which a run goes on, and `best.ckpt`, its best epoch by `monitor`, to `dirpath`.
 
     Saved is between two epochs or two batches, never within a step or a validation, so that a run that goes on from
@@ -71,12 +71,12 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have checkpoints written whole or not at all."""
         if stage == "fit":
-            trainer.strategy.checkpoint_io = WholeFiles()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
             self._signal = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the state that a resumed run was left in; from here on a signal saves."""
-        if asked_before():
+        if signal_pending():
             raise KeyboardInterrupt
         loaded, self._loaded = self._loaded, {}
         if loaded:
@@ -97,7 +97,7 @@ class Checkpoints(Checkpoint):
             return
         self._save_best(trainer, "batches")
         several = trainer.world_size > 1
-        if batch_idx % trainer.accumulate_grad_batches or (several and batch_idx % AGREE_EVERY):
+        if batch_idx % trainer.accumulate_grad_batches or (several and batch_idx % SYNC_EVERY_N_STEPS):
             return
         if _just_validated(trainer, batch_idx):
             return  # Lightning would validate again
@@ -109,7 +109,7 @@ class Checkpoints(Checkpoint):
         if stop or due:
             self._save(trainer, "last", "batches")
         if stop:
-            raise Stopped(self._signal or signal.SIGTERM)
+            raise TrainingStopped(self._signal or signal.SIGTERM)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the epochs before this one led to."""
@@ -132,7 +132,7 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types; the random states of all processes, in the order of their ranks."""
-        random = _of_all_ranks(random_state())
+        random = _gather_from_ranks(random_state())
         return {"best": self.best, "between": self._between, "random": random, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -143,8 +143,10 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say of the loops what holds between batches or epochs, and how much has been logged so far."""
         if self._between is not None:
-            settle_loops(checkpoint["loops"]["fit_loop"], self._between)
-        checkpoint["rows"] = next((logger.rows for logger in trainer.loggers if isinstance(logger, CSV)), 0)
+            normalize_loop_state(checkpoint["loops"]["fit_loop"], self._between)
+        checkpoint["rows"] = next(
+            (logger.rows for logger in trainer.loggers if isinstance(logger, ResumableCSVLogger)), 0
+        )
 
     def _after_epoch(self, trainer: Trainer) -> None:
         self._save_best(trainer, "epochs")
@@ -153,7 +155,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop and trainer.training:
-            raise Stopped(self._signal or signal.SIGTERM)
+            raise TrainingStopped(self._signal or signal.SIGTERM)
 
     def _save_best(self, trainer: Trainer, between: str) -> None:
         measured, self._measured = self._measured, False
@@ -197,7 +199,7 @@ class Checkpoints(Checkpoint):
         log.info("%s: saving after this step, or this validation, then stopping", signal.Signals(number).name)
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, and puts it there once it is whole and on the disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -218,7 +220,7 @@ class WholeFiles(TorchCheckpointIO):
             raise
 
 
-def settle_loops(loops: dict[str, Any], between: str) -> None:
+def normalize_loop_state(loops: dict[str, Any], between: str) -> None:
     """Change the saved progress of Lightning's loops to what holds between two "batches", or two "epochs".
 
     A step that has begun counts as not begun: its batch is the first that a resumed run takes.
@@ -264,7 +266,7 @@ def _just_validated(trainer: Trainer, batch_idx: int) -> bool:
     return done % every == 0
 
 
-def _of_all_ranks(state: dict[str, Any]) -> list[Any]:
+def _gather_from_ranks(state: dict[str, Any]) -> list[Any]:
     if not (distributed.is_available() and distributed.is_initialized()):
         return [state]
     states: list[Any] = [None] * distributed.get_world_size()

@@ -30,13 +30,13 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the weights as they are."""
-        if any(hasattr(value, "full_tensor") for value in _state(pl_module).values()):
+        if any(hasattr(value, "full_tensor") for value in _named_tensors(pl_module).values()):
             raise UserError(
                 f"ema={self.decay}: weights that are sharded (trainer=fsdp) cannot be averaged; type ema=null"
             )
         if not self.average:
-            self.average = {name: value.detach().clone() for name, value in _state(pl_module).items()}
-        for name, value in _state(pl_module).items():
+            self.average = {name: value.detach().clone() for name, value in _named_tensors(pl_module).items()}
+        for name, value in _named_tensors(pl_module).items():
             self.average[name] = self.average[name].to(value.device)
 
     def on_train_batch_end(
@@ -47,7 +47,7 @@ class EMA(Callback):
             return  # gradients are being gathered: no step was taken
         self._steps = trainer.global_step
         share = 1 - min(self.decay, (1 + self._steps) / (10 + self._steps))
-        state = _state(pl_module)
+        state = _named_tensors(pl_module)
         names = [name for name, value in state.items() if value.is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in names], [state[name] for name in names], share)
         for name in state.keys() - set(names):
@@ -87,13 +87,13 @@ class EMA(Callback):
 
     @torch.no_grad()
     def _swap(self, pl_module: LightningModule) -> None:
-        for name, value in _state(pl_module).items():
+        for name, value in _named_tensors(pl_module).items():
             kept = value.detach().clone()
             value.copy_(self.average[name])
             self.average[name].copy_(kept)
         self._swapped = not self._swapped
 
 
-def _state(pl_module: LightningModule) -> dict[str, Tensor]:
+def _named_tensors(pl_module: LightningModule) -> dict[str, Tensor]:
     """The network's weights and buffers, under the names that a checkpoint has them by."""
     return {f"net.{name}": value for name, value in pl_module.net.state_dict().items()}  # type: ignore[union-attr]

@@ -3,36 +3,28 @@
 `cnnzoo.data.datamodule.DataModule` puts it together; it alone needs Lightning.
 """
 
-from cnnzoo.data.augment import Augment
-from cnnzoo.data.auto import auto_loader
-from cnnzoo.data.cache import Cache
-from cnnzoo.data.dali_loader import DaliLoader
-from cnnzoo.data.preprocess import Preprocess
-from cnnzoo.data.sources import (
-    Cifar10,
-    Cifar100,
-    Digits,
-    FashionMnist,
-    Folder,
-    Imagenet,
-    Imagenette,
-    Mnist,
-    Synthetic,
-)
-from cnnzoo.data.torch_loader import TorchLoader
+from cnnzoo.data.cache.cache import Cache
+from cnnzoo.data.datasets.builtin import Digits, Synthetic
+from cnnzoo.data.datasets.folder import ImageFolder
+from cnnzoo.data.datasets.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST, ImageNet, Imagenette
+from cnnzoo.data.loaders.auto import auto_loader
+from cnnzoo.data.loaders.dali_loader import DaliLoader
+from cnnzoo.data.loaders.torch_loader import TorchLoader
+from cnnzoo.data.transforms.augment import Augment
+from cnnzoo.data.transforms.preprocess import Preprocess
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
     "Augment",
     "Cache",
-    "Cifar10",
-    "Cifar100",
     "DaliLoader",
     "Digits",
-    "FashionMnist",
-    "Folder",
-    "Imagenet",
+    "FashionMNIST",
+    "ImageFolder",
+    "ImageNet",
     "Imagenette",
-    "Mnist",
     "Preprocess",
     "Synthetic",
     "TorchLoader",

@@ -8,13 +8,14 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
-from cnnzoo.data.augment import Augment
-from cnnzoo.data.cache import Cache, fill_once
-from cnnzoo.data.order import Order
-from cnnzoo.data.preprocess import Preprocess, normalize
+from cnnzoo.data.cache.cache import Cache, fill_once_per_machine
+from cnnzoo.data.cache.fill import Progress
+from cnnzoo.data.cache.shared_memory import ImageStore
+from cnnzoo.data.loaders.sampler import EpochSampler
+from cnnzoo.data.loaders.torch_loader import BAD_FILE_POLICIES, TorchLoader
 from cnnzoo.data.split import SPLITS, Source, Split
-from cnnzoo.data.store import Store
-from cnnzoo.data.torch_loader import ON_BAD_FILE, TorchLoader
+from cnnzoo.data.transforms.augment import Augment
+from cnnzoo.data.transforms.preprocess import Preprocess, normalize
 from cnnzoo.errors import UserError
 
 
@@ -44,6 +45,7 @@ class DataModule(pl.LightningDataModule):
         cache: Cache = Cache(mode="none"),  # noqa: B008
         on_bad_file: Literal["error", "skip"] = "error",
         loader: Callable[..., Any] = TorchLoader,
+        fill_progress: Progress | None = None,
     ) -> None:
         super().__init__()
         _check("data.batch_size", batch_size, 1)
@@ -52,16 +54,17 @@ class DataModule(pl.LightningDataModule):
             _check("data.image_size", image_size, 1)
         if channels not in (None, 1, 3):
             raise UserError(f"data.channels={channels}: it can be 1 (grey) or 3 (colour)")
-        if on_bad_file not in ON_BAD_FILE:
-            raise UserError(f"data.on_bad_file={on_bad_file}: it can be {' or '.join(ON_BAD_FILE)}")
+        if on_bad_file not in BAD_FILE_POLICIES:
+            raise UserError(f"data.on_bad_file={on_bad_file}: it can be {' or '.join(BAD_FILE_POLICIES)}")
         self.source = source(root=root, split_seed=split_seed)
         self.name = name or self.source.name
         self.classes = self.source.classes
         self.batch_size, self.image_size, self.channels = batch_size, image_size, channels
         self.seed, self.augment, self.loader = seed, augment, loader
         self.cache, self.on_bad_file = cache, on_bad_file
-        self.settled = False
-        self._stores: dict[str, Store] = {}
+        self.fill_progress = fill_progress
+        self.input_resolved = False
+        self._stores: dict[str, ImageStore] = {}
         self._loaders: dict[str, Any] = {}
         self._start = 0  # the batch that training begins with
 
@@ -89,7 +92,7 @@ class DataModule(pl.LightningDataModule):
         """Whether there is a test split."""
         return self.split("test") is not None
 
-    def settle(
+    def set_input(
         self,
         *,
         image_size: int,
@@ -104,16 +107,16 @@ class DataModule(pl.LightningDataModule):
         augmentation was given goes before them, and the data's statistics stand in where there are neither. Statistics
         of three channels are averaged for one, those of one repeated for three.
         """
-        self.settled_image_size, self.settled_channels = image_size, channels
-        self.settled_mean = _per_channel("mean", self.augment.mean or mean or self.source.mean, channels)
-        self.settled_std = _per_channel("std", self.augment.std or std or self.source.std, channels)
-        self.settled_augment = replace(
+        self.resolved_image_size, self.resolved_channels = image_size, channels
+        self.resolved_mean = _per_channel("mean", self.augment.mean or mean or self.source.mean, channels)
+        self.resolved_std = _per_channel("std", self.augment.std or std or self.source.std, channels)
+        self.resolved_augment = replace(
             self.augment,
-            mean=self.settled_mean,
-            std=self.settled_std,
+            mean=self.resolved_mean,
+            std=self.resolved_std,
             eval_resize=self.augment.eval_resize or eval_resize,
         )
-        self.settled = True
+        self.input_resolved = True
         self._close()  # loaders made for another size
         self._stores = {}
 
@@ -134,11 +137,11 @@ class DataModule(pl.LightningDataModule):
     def preprocess(self) -> dict[str, Any]:
         """What inference needs, as plain values: `Preprocess(**values)` does to an image what evaluation does."""
         return {
-            "image_size": self.settled_image_size,
-            "eval_resize": self.settled_augment.evaluation_resize,
-            "channels": self.settled_channels,
-            "mean": list(self.settled_mean),
-            "std": list(self.settled_std),
+            "image_size": self.resolved_image_size,
+            "eval_resize": self.resolved_augment.effective_eval_resize,
+            "channels": self.resolved_channels,
+            "mean": list(self.resolved_mean),
+            "std": list(self.resolved_std),
         }
 
     def preprocessor(self) -> Preprocess:
@@ -150,8 +153,8 @@ class DataModule(pl.LightningDataModule):
 
         What is trained and validated on is cached; what is tested is read once. `trainer.fast_dev_run` caches nothing.
         """
-        if not self.settled:
-            self.settle(
+        if not self.input_resolved:
+            self.set_input(
                 image_size=self.image_size or self.proposed_image_size,
                 channels=self.channels or self.proposed_channels,
             )
@@ -160,12 +163,13 @@ class DataModule(pl.LightningDataModule):
             self._close()
             splits = {name: self.split(name) for name in ("train", "val")}
             wanted = {name: split for name, split in splits.items() if split is not None and split.paths is not None}
-            self._stores = fill_once(
+            self._stores = fill_once_per_machine(
                 self.cache,
                 wanted,
-                channels=self.settled_channels,
+                channels=self.resolved_channels,
                 on_bad_file=self.on_bad_file,
                 trainer=self.trainer,
+                progress=self.fill_progress,
             )
 
     def train_dataloader(self) -> Any:
@@ -183,7 +187,7 @@ class DataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Images to normalized float32, channels last in memory, on the device where they are; labels as they are."""
         images, labels = batch
-        return normalize(images, self.settled_mean, self.settled_std), labels
+        return normalize(images, self.resolved_mean, self.resolved_std), labels
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches of its epoch the training has done, and what makes that number mean the same again."""
@@ -235,7 +239,7 @@ class DataModule(pl.LightningDataModule):
             if name in self._stores:
                 split = replace(split, store=self._stores[name])
             train, trainer = name == "train", self.trainer
-            order = Order(
+            sampler = EpochSampler(
                 len(split),
                 self.batch_size,
                 seed=self.seed,
@@ -245,15 +249,15 @@ class DataModule(pl.LightningDataModule):
                 frozen=bool(trainer and getattr(trainer, "overfit_batches", 0)),
             )
             if train:
-                order.start_at(self._start)
+                sampler.start_at(self._start)
                 self._start = 0
             self._loaders[name] = self.loader(
                 split,
-                order,
-                augment=self.settled_augment,
+                sampler,
+                augment=self.resolved_augment,
                 train=train,
-                image_size=self.settled_image_size,
-                channels=self.settled_channels,
+                image_size=self.resolved_image_size,
+                channels=self.resolved_channels,
                 seed=self.seed,
                 on_bad_file=self.on_bad_file,
                 device=trainer.strategy.root_device if trainer else None,

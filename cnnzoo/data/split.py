@@ -3,14 +3,16 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cnnzoo.data.chance import SPLIT, shuffled
-from cnnzoo.data.store import Store
+from cnnzoo.data.counter_rng import SPLIT_STREAM, permutation
 from cnnzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from cnnzoo.data.cache.shared_memory import ImageStore
 
 SPLITS = ("train", "val", "test")
 
@@ -22,7 +24,7 @@ class Split:
     labels: npt.NDArray[np.int64]  # (N,)
     pixels: npt.NDArray[np.uint8] | None = None  # (N, H, W, C)
     paths: npt.NDArray[np.bytes_] | None = None  # (N,), by os.fsencode
-    store: Store | None = None  # of the images of `paths` that are in RAM
+    store: "ImageStore | None" = None  # of the images of `paths` that are in RAM
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,13 +65,13 @@ class Source(Protocol):
         ...
 
 
-def no_root(name: str, root: str | None) -> None:
+def reject_root(name: str, root: str | None) -> None:
     """Raise UserError for a typed root, by a data set that takes none."""
     if root is not None:
         raise UserError(f"data.root={root}: data={name} reads no files and takes no root; leave data.root out")
 
 
-def stratified(
+def stratified_split(
     labels: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(rest, part): indices into `labels`, ascending; `part` holds `fraction` of them, of every class its share.
@@ -86,15 +88,15 @@ def stratified(
     missing = math.ceil(round(len(labels) * fraction, 6)) - shares.sum()
     for at in np.argsort(shares - exact, kind="stable")[: max(0, missing)]:
         shares[at] += shares[at] + 1 < counts[at]
-    order = shuffled(SPLIT, seed, 0, len(labels))
+    order = permutation(SPLIT_STREAM, seed, 0, len(labels))
     chosen = [order[labels[order] == label][:share] for label, share in zip(classes, shares, strict=True)]
     is_part = np.zeros(len(labels), bool)
     is_part[np.concatenate([np.empty(0, np.int64), *chosen])] = True
     return np.flatnonzero(~is_part), np.flatnonzero(is_part)
 
 
-def three_ways(labels: npt.NDArray[np.int64], seed: int) -> dict[str, npt.NDArray[np.int64]]:
+def train_val_test_split(labels: npt.NDArray[np.int64], seed: int) -> dict[str, npt.NDArray[np.int64]]:
     """Indices of train, val and test for a set without splits of its own: a fifth is test, a tenth of the rest val."""
-    rest, test = stratified(labels, 1 / 5, seed)
-    train, val = stratified(labels[rest], 1 / 10, seed)
+    rest, test = stratified_split(labels, 1 / 5, seed)
+    train, val = stratified_split(labels[rest], 1 / 10, seed)
     return {"train": rest[train], "val": rest[val], "test": test}

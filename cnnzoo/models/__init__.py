@@ -16,6 +16,7 @@ from cnnzoo.models import (  # noqa: F401
     wide_resnet,
     zfnet,
 )
-from cnnzoo.models.registry import Info, create_model, info, list_models
+from cnnzoo.models.factory import create_model
+from cnnzoo.models.registry import Info, info, list_models
 
 __all__ = ["Info", "create_model", "info", "list_models"]

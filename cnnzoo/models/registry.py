@@ -1,15 +1,13 @@
 """The names of the zoo: what belongs to a name, and the network it stands for."""
 
 import fnmatch
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cnnzoo.errors import UserError, nearest, unknown
+from cnnzoo.errors import unknown
 
 STEMS = ("native", "small")
 """The paper's form of a network, and the family's form for small images."""
@@ -70,14 +68,14 @@ class Info:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     info: Info
     network: Callable[..., nn.Module]
     arguments: Mapping[str, Any]
     pretrained_arguments: Mapping[str, Any]
 
 
-_MODELS: dict[str, _Entry] = {}
+_MODELS: dict[str, Entry] = {}
 
 
 def register(
@@ -94,68 +92,7 @@ def register(
     """
     if info.name in _MODELS:
         raise ValueError(f"the model '{info.name}' is registered twice: {_MODELS[info.name].network} and {network}")
-    _MODELS[info.name] = _Entry(info, network, arguments, pretrained_arguments or {})
-
-
-def create_model(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    in_channels: int = 3,
-    weights: str | Path | None = None,
-    stem: str = "native",
-    **overrides: Any,
-) -> nn.Module:
-    """Build the network `name`: (N, in_channels, H, W) float -> (N, num_classes) logits.
-
-    num_classes: None for those of the paper's data set.
-    weights: None (from scratch), a member of torchvision's weights enum for that network ("IMAGENET1K_V1",
-        "DEFAULT"), or a local file (.pth, .pt, .safetensors, or a .ckpt of ours); see `cnnzoo.models.weights`.
-    stem: "native", the paper's, or "small", the family's form for small images. A network that is small by nature has
-        one form and takes either word.
-    overrides: further arguments of the network's constructor, such as `dropout=0.2`.
-
-    The network carries `.arguments`: what to call create_model with, to build it again without its weights.
-
-    Raises `UserError` for a name, stem, weights or override that does not exist, and for weights that do not fit.
-    """
-    entry = _entry(name)
-    check_stem(stem)
-    for argument, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UserError(f"{argument}={value!r} for {name}: expected a whole number of 1 or more")
-    _check_overrides(entry, overrides)
-
-    arguments = {**entry.arguments, **overrides, "in_channels": in_channels}
-    arguments["num_classes"] = entry.info.num_classes if num_classes is None else num_classes
-    if "stem" in inspect.signature(entry.network).parameters:
-        arguments["stem"] = stem
-    if weights is None:
-        return _build(entry, arguments)
-
-    from cnnzoo.models.weights import (
-        fit_weights,
-        is_published,
-        read_weights,
-    )  # here, because it reads this module's facts
-
-    published = is_published(entry.info, weights)
-    if published and stem != "native":
-        raise UserError(f"weights={weights} for {name} are for stem=native, not stem={stem}: type stem=native")
-    state, recorded = read_weights(entry.info, weights)
-    if published and in_channels == entry.info.in_channels:
-        recorded = dict(entry.pretrained_arguments)
-    arguments |= {key: recorded[key] for key in entry.pretrained_arguments if key in recorded and key not in overrides}
-    net = _build(entry, arguments)
-    fit_weights(
-        net,
-        state,
-        source=f"weights={weights} for {name}",
-        published=published,
-        build=lambda **changes: entry.network(**{**arguments, **changes}),
-        num_classes=arguments["num_classes"],
-    )
-    return net
+    _MODELS[info.name] = Entry(info, network, arguments, pretrained_arguments or {})
 
 
 def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -178,7 +115,7 @@ def list_models(pattern: str | None = None, *, family: str | None = None, pretra
 
 def info(name: str) -> Info:
     """The facts of the network `name`; raises `UserError` with the nearest names where there is none."""
-    return _entry(name).info
+    return get_entry(name).info
 
 
 def check_stem(stem: str) -> str:
@@ -188,25 +125,7 @@ def check_stem(stem: str) -> str:
     return stem
 
 
-def _entry(name: str) -> _Entry:
+def get_entry(name: str) -> Entry:
     if name not in _MODELS:
         raise unknown("model", str(name), _MODELS)
     return _MODELS[name]
-
-
-def _build(entry: _Entry, arguments: dict[str, Any]) -> nn.Module:
-    net = entry.network(**arguments)
-    own = {key: value for key, value in arguments.items() if entry.arguments.get(key, ...) is not value}
-    net.arguments = {"name": entry.info.name, **own}  # type: ignore[assignment]
-    return net
-
-
-def _check_overrides(entry: _Entry, overrides: Mapping[str, Any]) -> None:
-    own = {"num_classes", "in_channels", "stem"}
-    allowed = [argument for argument in inspect.signature(entry.network).parameters if argument not in own]
-    for argument in overrides:
-        if argument not in allowed:
-            near = nearest(argument, allowed, most=1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            takes = ", ".join(allowed) or "no further arguments"
-            raise UserError(f"{entry.info.name} takes no argument '{argument}'{meant}: it takes {takes}")

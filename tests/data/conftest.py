@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from crews import LOADERS, ended, threads
-from made_images import save
 
-from cnnzoo.data.augment import Augment
-from cnnzoo.data.order import Order
-from cnnzoo.data.sources import Folder
+from cnnzoo.data.datasets.folder import ImageFolder
+from cnnzoo.data.loaders.sampler import EpochSampler
+from cnnzoo.data.transforms.augment import Augment
+from tests.helpers.images import save
+from tests.helpers.loaders import LOADERS, loader_threads, wait_for_end
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def files(tmp_path_factory):
         name = f"{number}.{'jpg' if number % 3 else 'png'}"
         save(root / "train" / "ab"[number % 2] / name, 18 + 4 * (number % 5), 22)
         save(root / "val" / "ab"[number % 2] / f"{number}.png")
-    return Folder(str(root)).split("train")
+    return ImageFolder(str(root)).split("train")
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def loader_of():
         ranks=(0, 1),
         **options,
     ):
-        order = Order(len(split), batch_size, seed=seed, train=train, rank=ranks[0], world_size=ranks[1])
+        sampler = EpochSampler(len(split), batch_size, seed=seed, train=train, rank=ranks[0], world_size=ranks[1])
         augment = augment or Augment(crop=crop, flip=0.5, eval_resize=1.0)
         made.append(
             LOADERS[loader](
                 split,
-                order,
+                sampler,
                 augment=augment,
                 train=train,
                 image_size=image_size,
@@ -74,4 +74,4 @@ def loader_of():
     yield make
     for loader in made:
         loader.close()
-    ended(threads())
+    wait_for_end(loader_threads())

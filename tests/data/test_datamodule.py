@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from crews import DALI, LOADERS, NOBODY, params
 
-from cnnzoo.data.augment import Augment
 from cnnzoo.data.datamodule import DataModule
-from cnnzoo.data.sources import Digits, Folder, Synthetic
-from cnnzoo.data.torch_loader import TorchLoader
+from cnnzoo.data.datasets.builtin import Digits, Synthetic
+from cnnzoo.data.datasets.folder import ImageFolder
+from cnnzoo.data.loaders.torch_loader import TorchLoader
+from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
+from tests.helpers.loaders import DALI, LOADERS, NO_WORKERS, params
 
 
 class Net(pl.LightningModule):
@@ -46,7 +47,7 @@ class Net(pl.LightningModule):
         return [seen for seen in self.seen if seen[0] == stage and epoch in (None, seen[1])]
 
 
-@pytest.fixture(params=params([NOBODY, DALI]))
+@pytest.fixture(params=params([NO_WORKERS, DALI]))
 def crew(request):
     return {**request.param}
 
@@ -79,14 +80,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:You requested to overfit", "igno
 def test_loaders_know_where_their_batches_are_used(tree):
     """On the CPU their workers and training take turns; what becomes of batches without a trainer is not known."""
     root = tree({"train/a": 8, "train/b": 8, "val/a": 2, "val/b": 2})
-    data = DataModule(Folder, root=str(root), loader=partial(TorchLoader, workers=2), batch_size=2, image_size=8)
+    data = DataModule(ImageFolder, root=str(root), loader=partial(TorchLoader, workers=2), batch_size=2, image_size=8)
     list(data.train_dataloader())
-    assert not data.train_dataloader()._crew.in_turn
+    assert not data.train_dataloader()._pool.alternate
     data.teardown("fit")
     net, _ = fitted(data, max_epochs=1)
     assert len(net.of("train")) == 8
     list(data.train_dataloader())
-    assert data.train_dataloader()._crew.in_turn
+    assert data.train_dataloader()._pool.alternate
     data.teardown("fit")
 
 
@@ -94,7 +95,7 @@ def test_its_facts_cost_nothing():
     data = DataModule(Digits)
     assert (data.name, data.num_classes, data.classes[3]) == ("digits", 10, "3")
     assert (data.proposed_image_size, data.proposed_channels) == (16, 1)
-    assert (data.image_size, data.channels, data.settled) == (None, None, False)
+    assert (data.image_size, data.channels, data.input_resolved) == (None, None, False)
     assert "_everything" not in vars(data.source)
 
 
@@ -126,33 +127,33 @@ def test_what_was_typed_goes_before_what_is_proposed():
 
 def test_settle_decides():
     data = small(image_size=12)
-    data.settle(image_size=14, channels=1)
+    data.set_input(image_size=14, channels=1)
     data.setup("fit")
     assert next(iter(data.train_dataloader()))[0].shape[1:] == (1, 14, 14)
-    data.settle(image_size=9, channels=3)
+    data.set_input(image_size=9, channels=3)
     assert next(iter(data.train_dataloader()))[0].shape[1:] == (3, 9, 9)
-    assert (data.settled_image_size, data.settled_channels) == (9, 3)
+    assert (data.resolved_image_size, data.resolved_channels) == (9, 3)
 
 
 def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
     folder_like = partial(Synthetic, images=100)
     data = DataModule(folder_like)
     data.source.mean = (0.1, 0.2, 0.6)
-    data.settle(image_size=8, channels=1)
-    assert data.settled_mean == pytest.approx([0.3])
+    data.set_input(image_size=8, channels=1)
+    assert data.resolved_mean == pytest.approx([0.3])
     data = DataModule(Digits)
-    data.settle(image_size=16, channels=3)
-    assert data.settled_mean == Digits.mean * 3
+    data.set_input(image_size=16, channels=3)
+    assert data.resolved_mean == Digits.mean * 3
     data = DataModule(Digits, augment=Augment(mean=(0.5,), std=(0.25,)))
-    data.settle(image_size=16, channels=1)
-    assert (data.settled_mean, data.settled_std) == ((0.5,), (0.25,))
-    data.settle(image_size=16, channels=1, mean=[0.4], std=[0.3])
-    assert (data.settled_mean, data.settled_std) == ((0.5,), (0.25,))  # what was typed goes first
+    data.set_input(image_size=16, channels=1)
+    assert (data.resolved_mean, data.resolved_std) == ((0.5,), (0.25,))
+    data.set_input(image_size=16, channels=1, mean=[0.4], std=[0.3])
+    assert (data.resolved_mean, data.resolved_std) == ((0.5,), (0.25,))  # what was typed goes first
     data = DataModule(Digits)
-    data.settle(image_size=16, channels=1, mean=[0.4], std=[0.3])
-    assert (data.settled_mean, data.settled_std) == ((0.4,), (0.3,))
+    data.set_input(image_size=16, channels=1, mean=[0.4], std=[0.3])
+    assert (data.resolved_mean, data.resolved_std) == ((0.4,), (0.3,))
     with pytest.raises(UserError, match=r"augment.std=.*2 numbers for 3 channel"):
-        data.settle(image_size=16, channels=3, std=[0.3, 0.4])
+        data.set_input(image_size=16, channels=3, std=[0.3, 0.4])
 
 
 @pytest.mark.parametrize(
@@ -166,10 +167,10 @@ def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
 )
 def test_how_much_is_cut_off_in_evaluation(augment, weights, found):
     data = DataModule(Digits, augment=augment)
-    data.settle(image_size=16, channels=1, eval_resize=weights)
+    data.set_input(image_size=16, channels=1, eval_resize=weights)
     assert data.preprocess["eval_resize"] == found
-    data.settle(image_size=16, channels=1)
-    assert data.preprocess["eval_resize"] == (found if augment.eval_resize else augment.evaluation_resize)
+    data.set_input(image_size=16, channels=1)
+    assert data.preprocess["eval_resize"] == (found if augment.eval_resize else augment.effective_eval_resize)
 
 
 def test_preprocess_is_plain_and_does_what_evaluation_does():
@@ -206,7 +207,7 @@ def test_a_batch_larger_than_the_data():
 
 
 def test_where_nothing_is_tested(tree):
-    data = DataModule(Folder, root=str(tree({"train/a": 3, "train/b": 3, "val/a": 2})), batch_size=2)
+    data = DataModule(ImageFolder, root=str(tree({"train/a": 3, "train/b": 3, "val/a": 2})), batch_size=2)
     data.setup()
     assert not data.has_test
     assert data.test_dataloader() == []
@@ -217,7 +218,7 @@ def test_training_sees_every_epoch_whole_and_in_another_order(crew):
     loader = made_by(crew)
     net, trainer = fitted(small(loader=loader), max_epochs=3, num_sanity_val_steps=2)
     orders = [[labels for *_, labels in net.of("train", epoch)] for epoch in range(3)]
-    assert [len(order) for order in orders] == [7, 7, 7]
+    assert [len(sampler) for sampler in orders] == [7, 7, 7]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert len(net.of("val")) == 1 + 3  # val is 10 images, one batch: once for the sanity check
     trainer.test(net, small(loader=loader), verbose=False)
@@ -275,7 +276,7 @@ def test_validating_within_an_epoch_disturbs_nothing(crew, tree):
     root = str(tree({"train/a": 9, "train/b": 9, "val/a": 4, "val/b": 4}))
     whole, often = (
         fitted(
-            DataModule(Folder, root=root, batch_size=2, image_size=8, loader=made_by(dict(crew))),
+            DataModule(ImageFolder, root=root, batch_size=2, image_size=8, loader=made_by(dict(crew))),
             max_epochs=2,
             **options,
         )[0]
@@ -305,7 +306,9 @@ def test_files_under_a_trainer_with_workers(tree):
     root = str(tree({"a": 15, "b": 15}))
     runs = []
     for workers in (0, 2):
-        data = DataModule(Folder, root=root, batch_size=4, image_size=8, loader=partial(TorchLoader, workers=workers))
+        data = DataModule(
+            ImageFolder, root=root, batch_size=4, image_size=8, loader=partial(TorchLoader, workers=workers)
+        )
         runs.append(fitted(data, max_epochs=2, num_sanity_val_steps=0)[0].seen)
         assert not multiprocessing.active_children()  # teardown has ended them
     assert runs[0] == runs[1]

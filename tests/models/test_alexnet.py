@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnnzoo.models import create_model
-
-from .zoo import on_meta, shapes
+from tests.helpers.zoo import on_meta, shapes
 
 
 def test_shapes_of_the_paper() -> None:

@@ -8,8 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
 from cnnzoo.models.densenet import BottleneckLayer, DenseBlock, DenseLayer
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 
 def heavy(name: str, channels: list[int]) -> object:

@@ -6,8 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model_weights
 
 from cnnzoo.models import info, list_models
-
-from .zoo import ONE_PER_FAMILY, names, on_meta, rows
+from tests.helpers.zoo import ONE_PER_FAMILY, names, on_meta, rows
 
 
 def row_of(name: str) -> dict[str, str]:

@@ -11,8 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model
 from cnnzoo.models.fractalnet import FractalBlock, FractalNet, draw_paths, ends
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 DRAWS = 20_000
 BATCHES = 1000

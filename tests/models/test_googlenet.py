@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from cnnzoo.models import create_model
 from cnnzoo.models.googlenet import Inception
-
-from .zoo import on_meta, rows, shapes
+from tests.helpers.zoo import on_meta, rows, shapes
 
 
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_paper"])

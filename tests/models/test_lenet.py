@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from cnnzoo.models import create_model
 from cnnzoo.models.lenet import LINKS, LinkedConv, RadialBasis, Subsampling, codes, squash
-
-from .zoo import on_meta, shapes
+from tests.helpers.zoo import on_meta, shapes
 
 LAYERS = ["c1", "s2", "c3", "s4", "c5", "f6", "output"]
 

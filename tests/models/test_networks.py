@@ -6,8 +6,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model, info
-
-from .zoo import names, on_meta, smallest
+from tests.helpers.zoo import names, on_meta, smallest
 
 # the paper's initialization is so small that all images first get nearly the same logits
 NEARLY_ALIKE = {"lenet5_paper": (1e-5, 5e-4)}

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from cnnzoo.models import create_model
-
-from .zoo import on_meta, shapes
+from tests.helpers.zoo import on_meta, shapes
 
 
 def test_shapes_for_cifar() -> None:

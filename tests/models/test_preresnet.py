@@ -8,8 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model
 from cnnzoo.models.layers import ZeroPadding
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 BASIC = {"conv1": (16, 32), "layer1": (16, 32), "layer2": (32, 16), "layer3": (64, 8), "relu": (64, 8)}
 BOTTLENECK = {"conv1": (16, 32), "layer1": (64, 32), "layer2": (128, 16), "layer3": (256, 8), "relu": (256, 8)}

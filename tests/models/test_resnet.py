@@ -10,8 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.models import create_model
 from cnnzoo.models.layers import ZeroPadding
 from cnnzoo.models.resnet import BasicBlock, Bottleneck, zero_padding
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 BASIC = {"maxpool": (64, 56), "layer1": (64, 56), "layer2": (128, 28), "layer3": (256, 14), "layer4": (512, 7)}
 WIDE = {"maxpool": (64, 56), "layer1": (256, 56), "layer2": (512, 28), "layer3": (1024, 14), "layer4": (2048, 7)}

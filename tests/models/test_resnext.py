@@ -9,8 +9,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info, list_models
 from cnnzoo.models.resnet import Bottleneck
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 
 def shapes(name: str, nodes: list[str]) -> list[tuple[int, ...]]:

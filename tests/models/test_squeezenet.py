@@ -6,8 +6,7 @@ from torch import nn
 
 from cnnzoo.models import create_model
 from cnnzoo.models.squeezenet import BypassedFire, Fire
-
-from .zoo import on_meta, shapes
+from tests.helpers.zoo import on_meta, shapes
 
 BYPASSES = ["", "_simple_bypass", "_complex_bypass"]
 

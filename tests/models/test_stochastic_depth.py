@@ -12,8 +12,7 @@ from cnnzoo.errors import UserError
 from cnnzoo.models import create_model
 from cnnzoo.models.resnet import Bottleneck, ResNet
 from cnnzoo.models.stochastic_depth import Gated, GatedBasicBlock, GatedBottleneck, StochasticDepth, gate
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 
 def gated(net: nn.Module) -> list[Gated]:

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 from torchvision import models as torchvision_models
 
 from cnnzoo.models import create_model, info
-
-from .zoo import names
+from tests.helpers.zoo import names
 
 
 def pair(name: str, **arguments: object) -> tuple[nn.Module, nn.Module]:

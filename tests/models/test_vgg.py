@@ -4,8 +4,7 @@ import pytest
 from torch import nn
 
 from cnnzoo.models import list_models
-
-from .zoo import on_meta, shapes
+from tests.helpers.zoo import on_meta, shapes
 
 # column of Table 1, convolutions in each of its blocks
 COLUMNS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -8,8 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info
 from cnnzoo.models.wide_resnet import WideBlock
-
-from .zoo import on_meta
+from tests.helpers.zoo import on_meta
 
 
 def shapes(name: str, nodes: list[str]) -> list[tuple[int, ...]]:

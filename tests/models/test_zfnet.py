@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from .zoo import on_meta, shapes
+from tests.helpers.zoo import on_meta, shapes
 
 
 @pytest.mark.parametrize(("name", "widths"), [("zfnet_fig3", (384, 384, 256)), ("zfnet", (512, 1024, 512))])

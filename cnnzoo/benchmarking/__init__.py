@@ -1,5 +1,0 @@
-"""The job `benchmark.py`: what limits training on this machine, and the settings to use."""
-
-from cnnzoo.benchmarking.show import check, show_data
-
-__all__ = ["check", "show_data"]

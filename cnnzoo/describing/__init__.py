@@ -1,5 +1,0 @@
-"""The job `describe.py`: a network layer by layer, a block beside its rival, the zoo as a table and as a picture."""
-
-from cnnzoo.describing.show import show_block, show_network, show_zoo
-
-__all__ = ["show_block", "show_network", "show_zoo"]

@@ -1,0 +1,16 @@
+"""The job `describe.py`."""
+
+from omegaconf import DictConfig
+
+
+def main(cfg: DictConfig) -> None:
+    """Print what is asked for: a network, a block, or the zoo."""
+    # Imported here because torch takes seconds to load, and a misspelt key is reported without it.
+    from cnnzoo import describe
+
+    if cfg.block is not None:
+        describe.show_block(cfg)
+    elif "model" in cfg:
+        describe.show_network(cfg)
+    else:
+        describe.show_zoo(cfg)

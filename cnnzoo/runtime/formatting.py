@@ -1,0 +1,22 @@
+"""Durations and sizes as short text."""
+
+
+def format_duration(seconds: float) -> str:
+    """At most six characters: 5s, 1m12s, 2h05m, 3d04h."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+def format_bytes(count: float) -> str:
+    """12.3 MB: three figures."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

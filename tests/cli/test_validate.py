@@ -1,0 +1,149 @@
+"""The command line ahead of Hydra: what is refused, in which words, and what reaches Hydra unharmed."""
+
+import os
+import re
+
+import hydra
+import pytest
+
+import train
+from cnnzoo import cli
+from cnnzoo.cli.validate import has_key
+from cnnzoo.errors import UserError
+
+
+def prepare(*argv):
+    return cli.prepare(list(argv), config="train", help_text=train.__doc__)
+
+
+def compose(*argv):
+    words, _ = prepare(*argv)
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return hydra.compose("train", overrides=words)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["model=resnt"], "unknown model 'resnt': did you mean resnet"),
+        (["model=resnet50"], "model.name= one of its networks"),
+        (["data=digit"], "unknown data 'digit': did you mean digits?"),
+        (["optimizer=sdg"], "unknown optimizer 'sdg': did you mean sgd?"),
+        (["modle=resnet"], "unknown key 'modle': did you mean model"),
+        (["lr=0.1"], "unknown key 'lr': did you mean optimizer.lr?"),
+        (["trainer.max_epoch=3"], "unknown key 'trainer.max_epoch': did you mean trainer.max_epochs"),
+        (["data.batchsize=3"], "unknown key 'data.batchsize': did you mean data.batch_size?"),
+        (["augment.flp=1"], "unknown key 'augment.flp': did you mean augment.flip?"),
+        (["+foo=1"], "+foo: nothing reads it"),
+        (["+modle.name=x"], "+modle.name: nothing reads it"),
+        (["~optimizer.momentun"], "unknown key 'optimizer.momentun': did you mean optimizer.momentum"),
+        (["resnet"], "'resnet' is not of the form key=value: did you mean model=resnet?"),
+        (["optimizer.lr=["], "cannot read 'optimizer.lr=['"),
+        (["model=lenet,resnet"], "model=lenet,resnet: several values need a multirun: add -m"),
+        (["optimizer.lr=0.1,0.2"], "several values need a multirun"),
+        (
+            ["-m", "model=lenet,resnet", "optimizer.lrr=0.1,0.2"],
+            "unknown key 'optimizer.lrr': did you mean optimizer.lr",
+        ),
+        (["-m", "model=nosuch,nope"], "none of these can run"),
+    ],
+)
+def test_bad_words_are_one_line_with_the_nearest_name(argv, says):
+    with pytest.raises(UserError, match=re.escape(says)) as error:
+        prepare(*argv)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sweep_goes_on_without_the_choices_that_do_not_exist(capsys):
+    words, dropped = prepare("-m", "model=lenet,nosuch,resnet", "optimizer.lr=0.1,0.2")
+    assert words[:3] == ["-m", "model=lenet,resnet", "optimizer.lr=0.1,0.2"]
+    assert len(dropped) == 1
+    assert "unknown model 'nosuch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/a b",
+        "/data/a,b",
+        "/data/a=b",
+        "/data/a(1)",
+        "/data/é/ü",
+        "/data/it's",
+        "/data/[x]{y}",
+        "/data/$x ${y}",
+        "C:\\data\\",
+        "/data/'",
+        "/data/\\'",
+        "rel/#1: x",
+    ],
+)
+def test_a_path_arrives_as_it_was_typed(path):
+    assert compose("data=folder", f"data.root={path}").data.root == path
+    assert compose(f"run_dir={path}").run_dir == path
+
+
+def test_home_is_expanded():
+    assert compose("data=folder", "data.root=~/flowers, red").data.root == os.path.expanduser("~/flowers, red")
+
+
+def test_a_path_already_in_quotes_is_left_alone():
+    assert compose("data=folder", "data.root='/a b,c'").data.root == "/a b,c"
+    assert compose("data=folder", "data.root=null").data.root is None
+
+
+def test_a_path_with_a_comma_is_no_sweep():
+    words, _ = prepare("-m", "model=lenet,resnet", "data=folder", "data.root=/a,b")
+    assert words[3] == "data.root='/a,b'"
+
+
+def test_a_run_directory_in_use_is_refused(tmp_path):
+    prepare(f"run_dir={tmp_path}")
+    (tmp_path / "checkpoints").mkdir()
+    prepare(f"run_dir={tmp_path}")
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(UserError, match="already holds a run that did not finish"):
+        prepare(f"run_dir={tmp_path}")
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match="already holds a finished run: name another run_dir"):
+        prepare(f"run_dir={tmp_path}")
+    with pytest.raises(UserError, match="is a file, not a directory"):
+        prepare(f"run_dir={tmp_path / 'metrics.json'}")
+
+
+def test_help_is_a_page_of_words_with_every_choice(capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare("--help")
+    assert stop.value.code == 0
+    page = capsys.readouterr().out
+    assert page.startswith("Train a network on images")
+    assert max(map(len, page.splitlines())) <= 120
+    for group in cli.groups():
+        assert re.search(rf"^  {group} ", page, re.MULTILINE), group
+        for choice in cli.choices(group):
+            assert choice in page
+
+
+def test_every_key_in_the_help_exists():
+    cfg = compose()
+    for key in re.findall(r"[\w.]+(?==)", train.__doc__):
+        if key not in (*cli.groups(), "HYDRA_FULL_ERROR", "group", "key"):
+            assert has_key(cfg, key), key
+
+
+@pytest.mark.parametrize("group", [g for g in cli.groups() if g not in ("hydra",)])
+def test_every_choice_composes_and_says_what_it_is(group):
+    for choice in cli.choices(group):
+        text = (cli.CONF / group / f"{choice}.yaml").read_text()
+        assert text.replace("# @package _global_\n", "").startswith("# "), f"{group}/{choice}: what is it?"
+        if group != "sweep":
+            compose(f"{group}={choice}")
+
+
+def test_the_trainer_config_lists_every_argument_of_lightning():
+    import inspect
+
+    from pytorch_lightning import Trainer
+
+    arguments = set(inspect.signature(Trainer.__init__).parameters) - {"self", "callbacks", "logger"}
+    assert set(compose().trainer) - {"_target_"} == arguments

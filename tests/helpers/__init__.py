@@ -1,0 +1,6 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The checkout."""
