@@ -1,25 +1,28 @@
-"""Measure, on your own data and machine, what feeds training best, and print the settings to use. Nothing is trained.
+"""Measure, on your own data and machine, which cache and loader settings make training fastest. No run is saved.
 
-  python benchmark.py job=data data=folder data.root=~/flowers   which cache, loader, workers
+Examples:
+  python benchmark.py job=data data=folder data.root=~/flowers   which cache, which loader, how many workers
   python benchmark.py job=data data=imagenet data.root=DIR model.name=resnet50 data.batch_size=256 trainer=gpu
-  python benchmark.py job=data data=cifar10 model=wide_resnet    a set in memory: who makes its batches
-  python benchmark.py job=data loader.kind=threads data.cache.mode=decoded csv=ways.csv
+  python benchmark.py job=data data=cifar10 model=wide_resnet    a data set in memory: how many workers
+  python benchmark.py job=data loader.kind=threads data.cache.mode=decoded csv=settings.csv
 
-Type what you would type for train.py. A cache mode, a loader, a kind or a number of workers, once typed, is not varied.
+Type the keys that you would type for train.py. A cache mode, a loader, a kind of workers (threads or processes) or a
+number of workers that you set is the only one measured; otherwise all of them are.
 
 Keys:
-  job=data             what is measured; so far this alone
-  seconds=2            of each measurement              rounds=3       of all measurements, in turn; medians are shown
-  images=2048          of files: as many of the training split are measured, evenly spread, at least two batches
-  finalists=4          ways that are tried under training, besides the one that loads fastest
-  data.cache.resize=S  measures the caches with images made smaller, too
-  csv=FILE             the table as a file, every figure exact
+  job=data              what to measure; only data so far
+  seconds=2             duration of each measurement
+  rounds=3              number of times that everything is measured; the table shows medians
+  images=2048           for image files: number of training images to use, evenly spaced; at least two batches
+  finalists=4           settings to measure during training as well, in addition to the one that loads fastest
+  data.cache.resize=S   also measure caches whose images have a shorter side of S pixels
+  csv=FILE              write the table to a file, with exact numbers
 
-Headspace is what training would do if data cost nothing: its steps on one batch that never leaves the device. Each way
-of loading is measured alone, then the most promising under training, with which they share the cores. The first of
-those within 3 % of the best, in the order of memory, threads before processes before DALI, and number of workers, is
-what to use.
-A misspelt key is an error that names the nearest one. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
+Headspace is the speed of training if loading took no time: training steps on one batch that stays on the device.
+Each setting is measured alone. The most promising ones are then measured during training, which uses the same cores.
+Of the settings within 3 % of the fastest, the simplest is recommended: the one with the least memory, then threads
+before processes before DALI, then the fewest workers.
+A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
 
 from cnnzoo import cli

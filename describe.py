@@ -1,24 +1,28 @@
-"""Show a network layer by layer, a block beside its rival, or the whole zoo, with exact counts. Nothing is trained.
+"""Show a network layer by layer, two kinds of blocks compared, or a table of all networks. Nothing is trained.
 
-  python describe.py                                               every network: size, operations, published accuracy
-  python describe.py csv=zoo.csv picture=zoo.png                   the same as a file, and as the picture of bubbles
-  python describe.py model=alexnet model.name=alexnet_paper        one network, as the lectures draw it
-  python describe.py model=resnet model.name=resnet152 depth=all   down to the last layer; depth=1: the stages alone
+Examples:
+  python describe.py                                               all networks: size, operations, published accuracy
+  python describe.py csv=zoo.csv picture=zoo.png                   the same table as a file, and as a bubble chart
+  python describe.py model=alexnet model.name=alexnet_paper        the layers of one network
+  python describe.py model=resnet model.name=resnet152 depth=all   down to the last layer; depth=1 shows only the stages
   python describe.py model=vgg model.stem=small image_size=32      the form for small images
-  python describe.py block=inception                               what bottlenecks save an inception module
+  python describe.py block=inception                               what the bottlenecks of an inception module save
 
 Keys:
-  model.name=resnet50      a network of the family      image_size=64  side of the input, in pixels
-  model.stem=small         the form for small images    channels=1     of the input: 1 grey, 3 colour
-  model.num_classes=10     width of the last layer      depth=2        levels of modules to open: a number, all, or
-  +model.args.dropout=0.2  what else it is built with                  auto, as many as give a page of rows
-  block=NAME               inception, stack, residual, resnext, fire or dense
-  csv=FILE                 the table as a file, every figure exact
-  picture=FILE             the zoo's accuracy against its operations (.png, .pdf, .svg; needs matplotlib)
+  model.name=resnet50       a network of the family
+  model.stem=small          form of the first layers: native (the paper's), small (for small images), or auto
+  model.num_classes=10      number of outputs of the last layer
+  +model.args.dropout=0.2   another argument of the network's constructor
+  image_size=64             side of the input, in pixels
+  channels=1                channels of the input, such as 1 (grayscale) or 3 (color)
+  depth=2                   levels of nested modules to show: a number, all, or auto (as many as fit on a page)
+  block=NAME                compare two kinds of blocks: inception, stack, residual, resnext, fire or dense
+  csv=FILE                  write the table to a file, with exact numbers
+  picture=FILE              draw accuracy against operations of all networks (.png, .pdf or .svg; needs matplotlib)
 
-Multiply-accumulates are those of convolutions and linear layers for one image; memory is what the layers put out for
-one image in float32. A misspelt key is an error that names the nearest one. HYDRA_FULL_ERROR=1 shows the traceback
-behind an error.
+Operations are the multiply-accumulates of convolutions and linear layers for one image. Memory is the size of the
+layers' outputs for one image in float32. A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1
+shows the traceback behind an error.
 """
 
 from cnnzoo import cli

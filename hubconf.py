@@ -1,6 +1,7 @@
 """The zoo through torch.hub: `torch.hub.load(<this directory>, "resnet50", source="local", num_classes=10)`.
 
-One entry point per name, made from the registry; `torch.hub.list` names them, `torch.hub.help` tells a network's facts.
+The registry gives one entry point per model name. `torch.hub.list` lists them, and `torch.hub.help` prints the facts
+about a network.
 """
 
 import collections.abc
@@ -8,37 +9,36 @@ import collections.abc
 import torch
 
 from cnnzoo import models
+from cnnzoo.models import input_spec
 
 dependencies = ["torch", "torchvision"]
-# nothing is imported here by its own name: torch.hub lists whatever can be called
+# Only modules are imported: torch.hub would list an imported function or class as an entry point.
 
 
-def _facts(name: str) -> str:
-    """What `torch.hub.help` prints."""
+def _help_text(name: str) -> str:
+    """The text that `torch.hub.help` prints."""
     facts = models.info(name)
     arxiv = "" if facts.paper.arxiv is None else f", arXiv {facts.paper.arxiv}"
-    side, channels = facts.input_size, facts.in_channels
-    low, high = facts.sizes("native")
-    takes = f"exactly {low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
+    size, channels = facts.input_size, facts.in_channels
     lines = [
-        f'{name}, of "{facts.paper.title}" ({facts.paper.year}{arxiv}).',
+        f'{name}, from "{facts.paper.title}" ({facts.paper.year}{arxiv}).',
         "",
-        f"(N, {channels}, {side}, {side}) images -> (N, {facts.num_classes}) logits, {facts.parameters:,} parameters.",
-        f"It takes images of {takes} pixels a side.",
+        f"(N, {channels}, {size}, {size}) images -> (N, {facts.num_classes}) logits, {facts.parameters:,} parameters.",
+        f"Image size: {input_spec.size_range_text(*facts.sizes('native'))} pixels.",
     ]
     if facts.accuracy is not None:
         top5 = "" if facts.accuracy.top5 is None else f", top-5 {facts.accuracy.top5:.2%}"
-        lines += ["", f"Published: top-1 {facts.accuracy.top1:.2%}{top5}", f"({facts.accuracy.source})."]
+        lines += ["", f"Published accuracy: top-1 {facts.accuracy.top1:.2%}{top5}", f"({facts.accuracy.source})."]
     weights = " or ".join(repr(member) for member in (*facts.weights, *(("DEFAULT",) if facts.weights else ())))
-    forms = '"native"; the network has one form'
+    stems = '"native"; the network has no small variant'
     if facts.small_min_size is not None:
-        forms = f'"native", the paper\'s, or "small", for images of {facts.small_min_size} pixels or more'
+        stems = f'"native" (as published) or "small" (for images of {facts.small_min_size} pixels or more)'
     lines += [
         "",
-        f"num_classes: None for the {facts.num_classes} of the paper's data set.",
-        f"in_channels: of the images; the paper's have {channels}.",
-        f"weights: None (from scratch), {weights + ', ' if weights else ''}or a local file.",
-        f"stem: {forms}.",
+        f"num_classes: number of classes; None for the {facts.num_classes} of the paper's data set.",
+        f"in_channels: number of image channels; the paper's images have {channels}.",
+        f"weights: None (random initialization), {weights + ', ' if weights else ''}or a local file.",
+        f"stem: {stems}.",
         "overrides: further arguments of the network's constructor.",
     ]
     return "\n".join(lines)
@@ -58,7 +58,7 @@ def _entry_point(name: str) -> collections.abc.Callable[..., torch.nn.Module]:
         )
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = _facts(name)
+    build.__doc__ = _help_text(name)
     return build
 
 

@@ -1,11 +1,12 @@
-"""Images per second of the DALI loader beside a DALI pipeline written straight from DALI's documentation.
+"""Images per second of the DALI loader, compared with a DALI pipeline as in DALI's documentation.
 
     python benchmarks/dali_loading.py DIR                # a folder with JPEGs, at any depth
     python benchmarks/dali_loading.py DIR --device cuda  # decoded and augmented on the GPU
     python benchmarks/dali_loading.py DIR --workers 8 --rounds 5
 
-Random-resized crop to 224, flip, shuffled, batches of 64 as uint8, as many threads for each. All take turns, `--rounds`
-times: an epoch each to warm up, in which ours also looks at every file once, then whole epochs; medians.
+Random-resized crop to 224, flip, shuffled, batches of 64 as uint8, the same number of threads for all. Each of the
+`--rounds` rounds measures all of them: one epoch to warm up, in which our loader also checks every file, then whole
+epochs. The table shows medians.
 """
 
 import argparse
@@ -26,9 +27,9 @@ from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.split import Split
 
 
-def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> Callable[[], float]:
-    """A loader of this project."""
-    loader = kind(
+def our_loader(loader_class: Any, split: Split, workers: int, device: torch.device | None) -> Callable[[], float]:
+    """The measurement of a loader of this project."""
+    loader = loader_class(
         split,
         EpochSampler(len(split), BATCH, seed=0, train=True),
         augment=Augment(crop="random_resized", flip=0.5),
@@ -43,7 +44,6 @@ def ours(kind: Any, split: Split, workers: int, device: torch.device | None) -> 
 
 
 def main() -> None:
-    """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -53,20 +53,20 @@ def main() -> None:
     device = torch.device("cuda", 0) if args.device == "cuda" else None
     paths = sorted(str(path) for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     split = Split(np.zeros(len(paths), np.int64), paths=np.array([os.fsencode(path) for path in paths]))
-    torch.set_num_threads(1)  # in the training process, which does nothing here but take batches
-    bare = dali(paths, args.workers, on_gpu=device is not None)
-    if bare is None:
+    torch.set_num_threads(1)  # in the main process, which only receives batches
+    plain_dali = dali(paths, args.workers, on_gpu=device is not None)
+    if plain_dali is None:
         sys.exit("DALI is not installed: pip install nvidia-dali-cuda130")
-    peers: Peers = {"bare DALI, from files": bare}
+    peers: Peers = {"plain DALI, from files": plain_dali}
     for mode in ("none", "encoded", "decoded"):
         stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")  # type: ignore[arg-type]
-        kept = replace(split, store=stores.get("train"))
-        for name, kind in (("dali", DaliLoader), ("torch", TorchLoader)):
-            what = "from files" if mode == "none" else f"cache {mode}"
-            peers[f"loader={name}, {what}"] = ours(kind, kept, args.workers, device)
-    where = torch.cuda.get_device_name(0) if device else "CPU"
-    bases = {"bare DALI": "bare DALI, from files", "ours from files": "loader=dali, from files"}
-    report(f"{len(paths):,} photographs, {args.workers} workers, {where}", peers, args.rounds, bases)
+        cached = replace(split, store=stores.get("train"))
+        for name, loader_class in (("dali", DaliLoader), ("torch", TorchLoader)):
+            source = "from files" if mode == "none" else f"cache {mode}"
+            peers[f"loader={name}, {source}"] = our_loader(loader_class, cached, args.workers, device)
+    device_name = torch.cuda.get_device_name(0) if device else "CPU"
+    bases = {"plain DALI": "plain DALI, from files", "ours from files": "loader=dali, from files"}
+    report(f"{len(paths):,} photographs, {args.workers} workers, {device_name}", peers, args.rounds, bases)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""FFCV's side of loading.py, run by the Python of an environment that has FFCV (`--ffcv PYTHON` there).
+"""The FFCV loader for loading.py, run by the Python of an environment with FFCV (its option `--ffcv PYTHON`).
 
     python ffcv_peer.py FOLDER raw|jpg WORKERS [SIDE]
 
-Writes the folder's images, the shorter side brought down to SIDE, as FFCV's raw pixels or as JPEGs of quality 90 into a
-temporary file. Then, for every number of epochs that comes on its standard input, it goes through them and prints
-images per second: random-resized crop to 224, flip, shuffled, batches of 64 as uint8.
+Writes the images of the folder to a temporary FFCV file, as raw pixels or as JPEGs of quality 90, with the shorter side
+resized to at most SIDE. Then it reads numbers of epochs from its standard input. For each number it loads that many
+epochs and prints images per second: random-resized crop to 224, flip, shuffled, batches of 64 as uint8.
 """
 
 import sys
@@ -25,8 +25,8 @@ from PIL import Image
 BATCH, CROP = 64, 224
 
 
-class Files:
-    """Images of any sizes, as the writer wants them."""
+class ImageFiles:
+    """The images of a folder, at any depth, with the label 0."""
 
     def __init__(self, folder: Path, side: int) -> None:
         self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -36,8 +36,8 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        with Image.open(self.paths[index]) as opened:
-            image = opened.convert("RGB")
+        with Image.open(self.paths[index]) as file:
+            image = file.convert("RGB")
         factor = self.side / min(image.size)
         if self.side and factor < 1:
             width, height = image.size
@@ -46,7 +46,6 @@ class Files:
 
 
 def main() -> None:
-    """Write, then measure as often as is asked."""
     folder, mode, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     side = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     torch.set_num_threads(1)
@@ -54,7 +53,7 @@ def main() -> None:
         beton = f"{work}/images.beton"
         field = RGBImageField(write_mode=mode, jpeg_quality=90)
         writer = DatasetWriter(beton, {"image": field, "label": IntField()}, num_workers=workers)
-        writer.from_indexed_dataset(Files(folder, side))
+        writer.from_indexed_dataset(ImageFiles(folder, side))
         loader = Loader(
             beton,
             batch_size=BATCH,

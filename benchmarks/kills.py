@@ -1,10 +1,10 @@
-"""Kills training runs at random moments, resumes each, and compares it with the run that was never killed.
+"""Kill training runs at random moments, resume them, and compare them with runs that were not interrupted.
 
-    python benchmarks/kills.py                  # twenty trials, over the ways below, each in turn
+    python benchmarks/kills.py                  # twenty trials, which cycle through the settings below
     python benchmarks/kills.py --trials 6 --seed 1
 
-A trial fails where weights or metrics.csv differ, and where the resume in fact began from the start. A trial that was
-over before it was killed, or not yet saved, is repeated. Exit code 1 where any failed.
+A trial fails if the weights or metrics.csv differ, or if the resumed run started from the beginning. A trial is
+repeated if the run ended before it was killed. The exit code is 1 if any trial failed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 COMMON = ("trainer=cpu", "trainer.max_epochs=3", "model=alexnet", "callbacks.checkpoint.every_minutes=0.02")
-WAYS = [
+SETTINGS = [
     (f"loader={loader}", *workers, *ema)
     for ema in ((), ("ema=0.99",))
     for loader, workers in (
@@ -33,96 +33,104 @@ WAYS = [
         ("dali", ()),
     )
 ]
-"""alexnet has dropout; the data is the digits."""
+"""Overrides of each setting. The data set is digits; alexnet uses random numbers for dropout."""
 
 
-def command(*words: str) -> list[str]:
-    """`python train.py`."""
-    return [sys.executable, str(ROOT / "train.py"), *words]
+def train_command(*overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *overrides]
 
 
-def whole(way: tuple[str, ...], run: Path) -> float:
-    """The run that is never killed; how many seconds it trained after its first checkpoint."""
-    process = subprocess.Popen(command(*COMMON, *way, f"run_dir={run}"), cwd=ROOT, stdout=subprocess.DEVNULL)
-    begun = wait_for_checkpoint(process, run)
-    if process.wait() or begun is None:
-        sys.exit(f"the run that is never killed failed: {' '.join(way)}")
-    return time.monotonic() - begun
+def run_uninterrupted(setting: tuple[str, ...], run_dir: Path) -> float:
+    """Train without interruption; returns the seconds from the first checkpoint to the end."""
+    process = subprocess.Popen(
+        train_command(*COMMON, *setting, f"run_dir={run_dir}"), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    start = wait_for_checkpoint(process, run_dir)
+    if process.wait() or start is None:
+        sys.exit(f"the uninterrupted run failed: {' '.join(setting)}")
+    return time.monotonic() - start
 
 
-def wait_for_checkpoint(process: subprocess.Popen[Any], run: Path) -> float | None:
-    """When the first checkpoint is there; None where the process ends first."""
+def wait_for_checkpoint(process: subprocess.Popen[Any], run_dir: Path) -> float | None:
+    """Wait for the first checkpoint and return the time; None if the process ends before."""
     while process.poll() is None:
-        if (run / "checkpoints/last.ckpt").exists():
+        if (run_dir / "checkpoints/last.ckpt").exists():
             return time.monotonic()
         time.sleep(0.02)
     return None
 
 
-def killed(way: tuple[str, ...], run: Path, seconds: float) -> bool:
-    """Whether a run was killed that many seconds after its first checkpoint."""
-    process = subprocess.Popen(command(*COMMON, *way, f"run_dir={run}"), cwd=ROOT, stdout=subprocess.DEVNULL)
-    if wait_for_checkpoint(process, run) is None:
+def run_and_kill(setting: tuple[str, ...], run_dir: Path, seconds: float) -> bool:
+    """Kill a run `seconds` after its first checkpoint; returns False if it ended before."""
+    process = subprocess.Popen(
+        train_command(*COMMON, *setting, f"run_dir={run_dir}"), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    if wait_for_checkpoint(process, run_dir) is None:
         return False
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL and not (run / "metrics.json").exists()
+    return process.wait() == -signal.SIGKILL and not (run_dir / "metrics.json").exists()
 
 
-def differences(run: Path, expected: Path) -> list[str]:
-    """What is not the same in both, figures of time aside."""
-    found = []
+def find_differences(run_dir: Path, expected_dir: Path) -> list[str]:
+    """Names of the files and entries that differ between two runs; speeds are not compared."""
+    differences = []
     for name in ("best", "last"):
-        ours, theirs = (torch.load(each / f"checkpoints/{name}.ckpt", weights_only=True) for each in (run, expected))
+        checkpoint, expected = (
+            torch.load(directory / f"checkpoints/{name}.ckpt", weights_only=True)
+            for directory in (run_dir, expected_dir)
+        )
         for key in ("state_dict", "raw_state_dict"):
-            a, b = ours.get(key, {}), theirs.get(key, {})
-            if a.keys() != b.keys() or not all(torch.equal(a[part], b[part]) for part in a):
-                found.append(f"{name}.ckpt {key}")
-    if rows(run) != rows(expected):
-        found.append("metrics.csv")
-    return found
+            a, b = checkpoint.get(key, {}), expected.get(key, {})
+            if a.keys() != b.keys() or not all(torch.equal(a[parameter], b[parameter]) for parameter in a):
+                differences.append(f"{name}.ckpt {key}")
+    if metric_rows(run_dir) != metric_rows(expected_dir):
+        differences.append("metrics.csv")
+    return differences
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    """Of metrics.csv, without speeds."""
-    with (run / "metrics.csv").open() as file:
+def metric_rows(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the columns of speeds."""
+    with (run_dir / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(file)]
 
 
 def main() -> None:
-    """Read the command line, run the trials, print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    chance, failed, done = random.Random(args.seed), 0, 0
-    with tempfile.TemporaryDirectory() as top:
-        wholes: dict[tuple[str, ...], tuple[Path, float]] = {}
+    rng, failed, done = random.Random(args.seed), 0, 0
+    with tempfile.TemporaryDirectory() as directory:
+        uninterrupted: dict[tuple[str, ...], tuple[Path, float]] = {}
         while done < args.trials:
-            way = WAYS[done % len(WAYS)]
-            if way not in wholes:
-                path = Path(top) / f"whole{len(wholes)}"
-                wholes[way] = path, whole(way, path)
-            expected, length = wholes[way]
-            run = Path(top) / f"trial{done}-{chance.random()}"
-            after = chance.uniform(0, length)
-            if not killed(way, run, after):
+            setting = SETTINGS[done % len(SETTINGS)]
+            if setting not in uninterrupted:
+                path = Path(directory) / f"uninterrupted{len(uninterrupted)}"
+                uninterrupted[setting] = path, run_uninterrupted(setting, path)
+            expected_dir, seconds = uninterrupted[setting]
+            run_dir = Path(directory) / f"trial{done}-{rng.random()}"
+            kill_after = rng.uniform(0, seconds)
+            if not run_and_kill(setting, run_dir, kill_after):
                 continue
-            outcome = subprocess.run(command(f"resume={run}"), cwd=ROOT, capture_output=True, text=True)
-            if outcome.returncode:
-                print(outcome.stdout[-500:], outcome.stderr[-2000:])
-                wrong = [f"exit code {outcome.returncode}"]
+            resumed = subprocess.run(train_command(f"resume={run_dir}"), cwd=ROOT, capture_output=True, text=True)
+            if resumed.returncode:
+                print(resumed.stdout[-500:], resumed.stderr[-2000:])
+                differences = [f"exit code {resumed.returncode}"]
                 step = 0
             else:
-                (entry,) = yaml.safe_load((run / "resumes.yaml").read_text())
+                (entry,) = yaml.safe_load((run_dir / "resumes.yaml").read_text())
                 step = entry["step"]
-                wrong = differences(run, expected) + ([] if step else ["the resume began from the start"])
-            done, failed = done + 1, failed + bool(wrong)
-            words = " ".join(way)
+                differences = find_differences(run_dir, expected_dir)
+                if not step:
+                    differences.append("the resumed run started from the beginning")
+            done, failed = done + 1, failed + bool(differences)
             print(
-                f"{done:3} {words:45} killed {after:5.1f} s in, went on at step {step:3}: {wrong or 'same'}", flush=True
+                f"{done:3} {' '.join(setting):45} killed after {kill_after:5.1f} s, resumed at step {step:3}: "
+                f"{differences or 'same'}",
+                flush=True,
             )
-    print(f"{done - failed} of {done} ended as if they had never been killed")
+    print(f"{done - failed} of {done} resumed runs equal the uninterrupted run")
     sys.exit(bool(failed))
 
 

@@ -1,12 +1,13 @@
-"""Images per second of the loader, beside torch's DataLoader, DALI and FFCV doing the same work on the same cores.
+"""Images per second of the loader, compared with torch's DataLoader, DALI and FFCV on the same work and cores.
 
     python benchmarks/loading.py DIR                     # a folder of images, or of folders of images
     python benchmarks/loading.py DIR --workers 8 --rounds 5 --ffcv PYTHON
 
-Photographs: random-resized crop to 224, flip, shuffled, batches of 64 as uint8. Small images: 32 x 32, padded crop and
-flip, batches of 512. Then the filling of the cache, and a loop that keeps Python busy between two batches. All take
-turns, `--rounds` times, on the CPU; an epoch to warm up, then whole epochs; medians. `--ffcv`: the Python of an
-environment that has FFCV, which wants a compiler and OpenCV, and is therefore asked in a process of its own.
+Photographs: random-resized crop to 224, flip, shuffled, batches of 64 as uint8. Busy loop: the same with Python code
+that runs between two batches. Small images: 32 x 32, padded crop and flip, batches of 512. Then the filling of the
+cache. Everything runs on the CPU. Each of the `--rounds` rounds measures all loaders: one epoch to warm up, then whole
+epochs. The tables show medians. `--ffcv`: the Python of another environment with FFCV, which needs a compiler and
+OpenCV; FFCV is measured in a process of that Python.
 """
 
 import argparse
@@ -33,39 +34,48 @@ from cnnzoo.data.split import Split
 
 SIDE, BATCH = 224, 64
 SMALL, SMALL_BATCH = 32, 512
-BUSY = 0.005  # seconds of Python between two batches
-DROP = Path("/proc/sys/vm/drop_caches")
-CROP = [transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-PADDED = [transforms.RandomCrop(SMALL, padding=4), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-FLOAT = [transforms.ConvertImageDtype(torch.float), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+BUSY_SECONDS = 0.005  # of Python code between two batches
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+PHOTO_TRANSFORMS = [transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
+SMALL_TRANSFORMS = [
+    transforms.RandomCrop(SMALL, padding=4),
+    transforms.RandomHorizontalFlip(),
+    transforms.PILToTensor(),
+]
+FLOAT_TRANSFORMS = [
+    transforms.ConvertImageDtype(torch.float),
+    transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+]
 Peers = dict[str, Callable[[], float]]
 
 
-class Images(Dataset[Any]):
-    """Files read by Pillow, as torchvision's ImageFolder does, or pixels in memory, as its CIFAR10 has them."""
+class ImageDataset(Dataset[Any]):
+    """Files read by Pillow, like torchvision's ImageFolder, or pixels in memory, like its CIFAR10."""
 
-    def __init__(self, images: list[str] | np.ndarray, steps: list[Any]) -> None:
-        self.images, self.steps = images, transforms.Compose(steps)
+    def __init__(self, images: list[str] | np.ndarray, transform_list: list[Any]) -> None:
+        self.images, self.transform = images, transforms.Compose(transform_list)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Any:
         if isinstance(self.images, np.ndarray):
-            return self.steps(Image.fromarray(self.images[index])), 0
+            return self.transform(Image.fromarray(self.images[index])), 0
         with Image.open(self.images[index]) as image:
-            return self.steps(image.convert("RGB")), 0
+            return self.transform(image.convert("RGB")), 0
 
 
-def torch_loader(images: list[str] | np.ndarray, steps: list[Any], batch: int, workers: int) -> Callable[[], float]:
-    """The peer: torch's own, its workers kept."""
-    data = Images(images, steps)
+def torch_dataloader(
+    images: list[str] | np.ndarray, transform_list: list[Any], batch: int, workers: int
+) -> Callable[[], float]:
+    """The measurement of torch's DataLoader with persistent workers."""
+    data = ImageDataset(images, transform_list)
     loader = DataLoader(data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True)
     return lambda: rate(loader, 1)
 
 
 def dali(paths: list[str], workers: int, *, on_gpu: bool = False) -> Callable[[], float] | None:
-    """The peer: DALI from files, as its documentation shows; None where it is not installed."""
+    """The measurement of DALI from files, as in its documentation; None if it is not installed."""
     try:
         from nvidia.dali import fn, pipeline_def, types
         from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
@@ -90,7 +100,7 @@ def dali(paths: list[str], workers: int, *, on_gpu: bool = False) -> Callable[[]
 
 
 def ffcv(python: str, folder: Path, mode: str, workers: int, side: int) -> Callable[[], float]:
-    """The peer: FFCV, in a process of its own that measures when it is told to."""
+    """The measurement of FFCV, in a process of another Python that measures on request."""
     script = str(Path(__file__).with_name("ffcv_peer.py"))
     command = [python, script, str(folder), mode, str(workers), str(side)]
     process = subprocess.Popen(
@@ -98,21 +108,20 @@ def ffcv(python: str, folder: Path, mode: str, workers: int, side: int) -> Calla
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    asked, said = process.stdin, process.stdout
-    if said.readline().strip() != "ready":
-        raise SystemExit(f"{' '.join(command)}: did not get ready; try it by itself")
+    requests, replies = process.stdin, process.stdout
+    if replies.readline().strip() != "ready":
+        raise SystemExit(f"{' '.join(command)}: failed to start; run the command alone to see why")
 
-    def measured(epochs: int) -> float:
-        asked.write(f"{epochs}\n")
-        asked.flush()
-        return float(said.readline())
+    def measure(epochs: int) -> float:
+        requests.write(f"{epochs}\n")
+        requests.flush()
+        return float(replies.readline())
 
-    measured(1)  # it compiles
-    return lambda: measured(3)
+    measure(1)  # FFCV compiles its code
+    return lambda: measure(3)
 
 
-def ours(split: Split, batch: int, *, crop: Any, side: int, **options: Any) -> TorchLoader:
-    """The loader of this project."""
+def our_loader(split: Split, batch: int, *, crop: Any, side: int, **options: Any) -> TorchLoader:
     return TorchLoader(
         split,
         EpochSampler(len(split), batch, seed=0, train=True),
@@ -126,7 +135,7 @@ def ours(split: Split, batch: int, *, crop: Any, side: int, **options: Any) -> T
 
 
 def rate(batches: Iterable[Any], epochs: int, *, busy: float = 0.0) -> float:
-    """Images per second of some whole epochs, with so many seconds of Python after each batch."""
+    """Images per second over `epochs` epochs, after one to warm up, with `busy` seconds of Python after each batch."""
     images = 0
     for _ in batches:
         pass
@@ -134,45 +143,45 @@ def rate(batches: Iterable[Any], epochs: int, *, busy: float = 0.0) -> float:
     for _ in range(epochs):
         for batch in batches:
             images += len(batch[0]) if isinstance(batch, list | tuple) and torch.is_tensor(batch[0]) else BATCH
-            until = time.perf_counter() + busy
-            while time.perf_counter() < until:
+            end = time.perf_counter() + busy
+            while time.perf_counter() < end:
                 pass
     return images / (time.perf_counter() - start)
 
 
 def report(title: str, peers: Peers, rounds: int, bases: dict[str, str]) -> None:
-    """Let all take turns, and print medians beside those of `bases`: what a base is called in the table, and its peer.
+    """Measure all peers in each round, and print medians and their ratios to the medians of `bases`.
 
-    A peer that is there under no name of `peers` has no column.
+    bases: for each column of ratios its header and the name of the peer. Peers that are not in `peers` are left out.
     """
-    seen: dict[str, list[float]] = {name: [] for name in peers}
+    results: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(rounds):
         for name, measure in peers.items():
-            seen[name].append(measure())
-    middle = {name: statistics.median(rates) for name, rates in seen.items()}
-    bases = {called: name for called, name in bases.items() if name in peers}
-    print(f"\n{title}\n\n| | images/s | from - to |{''.join(f' x {called} |' for called in bases)}")
+            results[name].append(measure())
+    medians = {name: statistics.median(rates) for name, rates in results.items()}
+    bases = {header: name for header, name in bases.items() if name in peers}
+    print(f"\n{title}\n\n| | images/s | from - to |{''.join(f' x {header} |' for header in bases)}")
     print("|---|---|---|" + "---|" * len(bases))
-    for name, rates in seen.items():
-        times = "".join(f" {middle[name] / middle[base]:.2f} |" for base in bases.values())
-        print(f"| {name} | {middle[name]:,.0f} | {min(rates):,.0f} - {max(rates):,.0f} |{times}", flush=True)
+    for name, rates in results.items():
+        ratios = "".join(f" {medians[name] / medians[base]:.2f} |" for base in bases.values())
+        print(f"| {name} | {medians[name]:,.0f} | {min(rates):,.0f} - {max(rates):,.0f} |{ratios}", flush=True)
 
 
 def photographs(folder: Path, paths: list[str], workers: int, rounds: int, python: str | None) -> Split:
-    """Real files, every way. Returns the split with its pixels, the shorter side at 256, in RAM."""
-    split = split_of(paths)
-    lean, usual = "torch DataLoader, Pillow, uint8", "torch DataLoader, Pillow, float, normalized"
+    """Measure image files with all settings. Returns the split with decoded pixels of shorter side 256 in RAM."""
+    split = build_split(paths)
+    uint8, floats = "torch DataLoader, Pillow, uint8", "torch DataLoader, Pillow, float, normalized"
     peers: Peers = {
-        lean: torch_loader(paths, CROP, BATCH, workers),
-        usual: torch_loader(paths, [*CROP, *FLOAT], BATCH, workers),
+        uint8: torch_dataloader(paths, PHOTO_TRANSFORMS, BATCH, workers),
+        floats: torch_dataloader(paths, [*PHOTO_TRANSFORMS, *FLOAT_TRANSFORMS], BATCH, workers),
     }
-    by_dali = dali(paths, workers)
-    if by_dali is not None:
-        peers["DALI, CPU, from files"] = by_dali
+    dali_peer = dali(paths, workers)
+    if dali_peer is not None:
+        peers["DALI, CPU, from files"] = dali_peer
     if python is not None:
         peers["FFCV, JPEG at 256"] = ffcv(python, folder, "jpg", workers, 256)
         peers["FFCV, raw at 256"] = ffcv(python, folder, "raw", workers, 256)
-    kept = split
+    cached = split
     for mode, resize, epochs in (
         ("none", None, 1),
         ("encoded", None, 1),
@@ -182,62 +191,62 @@ def photographs(folder: Path, paths: list[str], workers: int, rounds: int, pytho
     ):
         cache = Cache(mode=mode, resize=resize)  # type: ignore[arg-type]
         stores = cache.fill({"train": split}, channels=3, on_bad_file="error")
-        kept = replace(split, store=stores.get("train"))
+        cached = replace(split, store=stores.get("train"))
         for kind in ("threads", "processes"):
             name = f"ours, cache {mode}{f' at {resize}' if resize else ''}, {workers} {kind}"
-            loader = ours(kept, BATCH, crop="random_resized", side=SIDE, workers=workers, kind=kind)
+            loader = our_loader(cached, BATCH, crop="random_resized", side=SIDE, workers=workers, kind=kind)
             peers[name] = lambda loader=loader, epochs=epochs: rate(loader, epochs)  # type: ignore[misc]
-    bases = {"DataLoader uint8": lean, "DataLoader float": usual, "DALI": "DALI, CPU, from files"}
+    bases = {"DataLoader uint8": uint8, "DataLoader float": floats, "DALI": "DALI, CPU, from files"}
     bases |= {"FFCV JPEG": "FFCV, JPEG at 256", "FFCV raw": "FFCV, raw at 256"}
     report(f"{len(paths):,} photographs, {workers} workers", peers, rounds, bases)
-    return kept
+    return cached
 
 
 def busy_loop(split: Split, workers: int, rounds: int) -> None:
-    """Who keeps up with a loop that holds the interpreter between two batches."""
+    """Measure threads and processes with a loop that holds the interpreter lock between two batches."""
     peers: Peers = {}
     for kind in ("threads", "processes"):
-        for busy in (0.0, BUSY):
-            loader = ours(split, BATCH, crop="random_resized", side=SIDE, workers=workers, kind=kind)
+        for busy in (0.0, BUSY_SECONDS):
+            loader = our_loader(split, BATCH, crop="random_resized", side=SIDE, workers=workers, kind=kind)
             name = f"{workers} {kind}, {busy * 1000:.0f} ms of Python after each batch"
             peers[name] = lambda loader=loader, busy=busy: rate(loader, 3, busy=busy)  # type: ignore[misc]
-    report("Pixels at 256 in RAM, beside a busy loop", peers, rounds, {"threads": next(iter(peers))})
+    report("Pixels at 256 in RAM, with a busy loop", peers, rounds, {"threads": next(iter(peers))})
 
 
 def small_images(workers: int, rounds: int) -> None:
-    """CIFAR-10's shape, made up."""
+    """Measure random images with the shape of CIFAR-10."""
     pixels = np.random.default_rng(0).integers(0, 255, (50_000, SMALL, SMALL, 3), dtype=np.uint8)
     split = Split(np.zeros(len(pixels), np.int64), pixels=pixels)
-    lean, usual = "torch DataLoader, uint8", "torch DataLoader, float, normalized"
+    uint8, floats = "torch DataLoader, uint8", "torch DataLoader, float, normalized"
     peers: Peers = {
-        lean: torch_loader(pixels, PADDED, SMALL_BATCH, workers),
-        usual: torch_loader(pixels, [*PADDED, *FLOAT], SMALL_BATCH, workers),
+        uint8: torch_dataloader(pixels, SMALL_TRANSFORMS, SMALL_BATCH, workers),
+        floats: torch_dataloader(pixels, [*SMALL_TRANSFORMS, *FLOAT_TRANSFORMS], SMALL_BATCH, workers),
     }
     for name, options in {
-        "ours, in the training process": {"workers": 0},
+        "ours, main process": {"workers": 0},
         f"ours, {workers} threads": {"workers": workers, "kind": "threads"},
         f"ours, {workers} processes": {"workers": workers, "kind": "processes"},
     }.items():
-        loader = ours(split, SMALL_BATCH, crop="padded", side=SMALL, **options)
+        loader = our_loader(split, SMALL_BATCH, crop="padded", side=SMALL, **options)
         peers[name] = lambda loader=loader: rate(loader, 5)  # type: ignore[misc]
-    report("50,000 images of 32 x 32", peers, rounds, {"DataLoader uint8": lean, "DataLoader float": usual})
+    report("50,000 images of 32 x 32", peers, rounds, {"DataLoader uint8": uint8, "DataLoader float": floats})
 
 
 def filling(paths: list[str], rounds: int) -> None:
-    """The encoded cache beside threads that read the same files and do nothing with them."""
+    """Compare filling the encoded cache with threads that only read the same files."""
 
     def read(path: str) -> int:
         with open(path, "rb", buffering=0) as file:
             return len(file.read())
 
-    def bare(threads: int) -> float:
+    def read_only(threads: int) -> float:
         start = time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(read, paths, chunksize=32):
                 pass
         return len(paths) / (time.perf_counter() - start)
 
-    def kept(threads: int) -> float:
+    def read_and_hold(threads: int) -> float:
         start = time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:
             files = list(pool.map(lambda path: Path(path).read_bytes(), paths, chunksize=32))
@@ -245,31 +254,30 @@ def filling(paths: list[str], rounds: int) -> None:
 
     def fill() -> float:
         start = time.perf_counter()
-        stores = Cache(mode="encoded").fill({"train": split_of(paths)}, channels=3, on_bad_file="error")
+        stores = Cache(mode="encoded").fill({"train": build_split(paths)}, channels=3, on_bad_file="error")
         seconds = time.perf_counter() - start
-        return stores["train"].held / seconds  # the memory is given back only now
+        return stores["train"].num_cached / seconds  # `stores` is used here, so that freeing its memory is not timed
 
-    def cold(measure: Callable[[], float]) -> float:
+    def with_cold_page_cache(measure: Callable[[], float]) -> float:
         os.sync()
-        DROP.write_text("3")
+        DROP_CACHES.write_text("3")
         return measure()
 
-    reads, keeps = "4 threads read", "4 threads read, and keep what they read"
-    peers: Peers = {reads: lambda: bare(4), keeps: lambda: kept(4), "ours": fill}
-    bases = {"reading": reads, "keeping": keeps}
-    report("Filling, the files in the page cache", peers, 3 * rounds, bases)
-    if os.access(DROP, os.W_OK):
-        peers = {name: lambda measure=measure: cold(measure) for name, measure in peers.items()}  # type: ignore[misc]
-        report("Filling, from the disk", peers, 3 * rounds, bases)
+    read_name, hold_name = "4 threads, read only", "4 threads, read and hold in memory"
+    peers: Peers = {read_name: lambda: read_only(4), hold_name: lambda: read_and_hold(4), "ours": fill}
+    bases = {"reading": read_name, "holding": hold_name}
+    report("Filling the cache, with the files in the page cache", peers, 3 * rounds, bases)
+    if os.access(DROP_CACHES, os.W_OK):
+        peers = {name: lambda measure=measure: with_cold_page_cache(measure) for name, measure in peers.items()}  # type: ignore[misc]
+        report("Filling the cache, from the disk", peers, 3 * rounds, bases)
 
 
-def split_of(paths: list[str]) -> Split:
-    """Files of one class."""
+def build_split(paths: list[str]) -> Split:
+    """A split of files of one class."""
     return Split(np.zeros(len(paths), np.int64), paths=np.array([os.fsencode(path) for path in paths]))
 
 
 def main() -> None:
-    """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -278,10 +286,10 @@ def main() -> None:
     args = parser.parse_args()
     paths = sorted(str(p) for p in args.folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if len(paths) < BATCH:
-        sys.exit(f"{args.folder}: {len(paths)} images; at least {BATCH} are needed")
-    torch.set_num_threads(1)  # in the training process, which does nothing here but take batches
-    kept = photographs(args.folder, paths, args.workers, args.rounds, args.ffcv)
-    busy_loop(kept, args.workers, args.rounds)
+        sys.exit(f"{args.folder}: {len(paths)} images, expected at least {BATCH}")
+    torch.set_num_threads(1)  # in the main process, which only receives batches
+    cached = photographs(args.folder, paths, args.workers, args.rounds, args.ffcv)
+    busy_loop(cached, args.workers, args.rounds)
     small_images(args.workers, args.rounds)
     filling(paths, args.rounds)
 

@@ -1,11 +1,12 @@
-"""Training on JPEGs from RAM as a share of training on a batch that never leaves the device, a row for each network.
+"""Speed of training on JPEGs from RAM, as a share of training on one batch that stays on the device.
 
     python benchmarks/training_share.py DIR                                      # a folder with one folder per class
     python benchmarks/training_share.py DIR --device cuda --batch 128            # bf16, channels last
     python benchmarks/training_share.py DIR --loaders torch --cache decoded alexnet resnet50
 
-Random-resized crops of 224 pixels, flipped, from the encoded cache, through what `train.py` would compose. A share of 1
-means that data costs nothing. All ways of a network take turns, `--rounds` times; medians of each round's share.
+Random-resized crops of 224 pixels and flips, from the encoded cache, with the configuration of `train.py`. A share of 1
+means that data loading costs no time. Each of the `--rounds` rounds measures all loaders; the table shows the medians
+of the shares, one row per network.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from cnnzoo.training import train
 NETS = ("alexnet", "resnet18", "resnet50", "vgg16", "googlenet", "densenet121", "squeezenet1_1")
 
 
-def composed(net: str, loader: str, args: argparse.Namespace) -> DictConfig:
-    """The configuration of `benchmark.py`, whose trainer leaves nothing behind."""
-    words = [
+def compose_config(net: str, loader: str, args: argparse.Namespace) -> DictConfig:
+    """The configuration of `benchmark.py`, whose trainer writes no files."""
+    overrides = [
         f"model={info(net).family}",
         f"model.name={net}",
         "data=folder",
@@ -42,40 +43,39 @@ def composed(net: str, loader: str, args: argparse.Namespace) -> DictConfig:
         f"loader={loader}",
         f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}",
     ]
-    prepared, _ = cli.prepare(words, config="benchmark", help_text="")
+    prepared, _ = cli.prepare(overrides, config="benchmark", help_text="")
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return hydra.compose("benchmark", overrides=prepared)
 
 
-def shares(net: str, args: argparse.Namespace) -> tuple[float, dict[str, float]]:
-    """Images per second on a held batch, and each loader's share of it."""
-    cfg = composed(net, args.loaders[0], args)
+def measure_shares(net: str, args: argparse.Namespace) -> tuple[float, dict[str, float]]:
+    """Images per second of training on one held batch, and the share of it that each loader reaches."""
+    cfg = compose_config(net, args.loaders[0], args)
     train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data")
     module, input_spec = train.build_network(cfg.model, data)
     optimizer = cli.instantiate(cfg.optimizer, "optimizer")
     classifier = train.build_classifier(module, input_spec, data, optimizer=optimizer, scheduler=None, cfg=cfg)
 
-    def trainers(*callbacks: pl.Callback) -> pl.Trainer:
+    def make_trainer(*callbacks: pl.Callback) -> pl.Trainer:
         return cli.instantiate(cfg.trainer, "trainer", callbacks=list(callbacks))
 
-    loaders = {name: cli.instantiate(composed(net, name, args).loader, "loader") for name in args.loaders}
+    loaders = {name: cli.instantiate(compose_config(net, name, args).loader, "loader") for name in args.loaders}
     data.setup("fit")
-    heads: list[float] = []
-    found: dict[str, list[float]] = {name: [] for name in loaders}
-    measure_headspace(data, classifier, trainers, args.seconds)  # the first one is slower: memory is still to be had
+    headspace_rates: list[float] = []
+    shares: dict[str, list[float]] = {name: [] for name in loaders}
+    measure_headspace(data, classifier, make_trainer, args.seconds)  # warm-up: the first one allocates memory
     for _ in range(args.rounds):
-        head = measure_headspace(data, classifier, trainers, args.seconds)
-        heads.append(head)
+        headspace = measure_headspace(data, classifier, make_trainer, args.seconds)
+        headspace_rates.append(headspace)
         for name, loader in loaders.items():
-            rate, _ = measure_training(data.variant(loader=loader), classifier, trainers, args.seconds)
-            found[name].append(rate / head)
+            rate, _ = measure_training(data.variant(loader=loader), classifier, make_trainer, args.seconds)
+            shares[name].append(rate / headspace)
     data.teardown()
-    return median(heads), {name: median(each) for name, each in found.items()}
+    return median(headspace_rates), {name: median(values) for name, values in shares.items()}
 
 
 def main() -> None:
-    """Read the command line, measure, print a row as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("nets", nargs="*", default=NETS)
@@ -83,16 +83,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--cache", choices=("none", "encoded", "decoded"), default="encoded")
     parser.add_argument("--loaders", nargs="+", choices=("torch", "dali"), default=["torch", "dali"])
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each reading, after warming up")
+    parser.add_argument("--seconds", type=float, default=4.0, help="duration of each measurement, after a warm-up")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_intermixed_args()
-    where = torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}, torch {torch.__version__}, batches of {args.batch}, cache {args.cache}\n")
+    device_name = torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{device_name}, torch {torch.__version__}, batches of {args.batch}, cache {args.cache}\n")
     print(f"| network | held batch, images/s | {' | '.join(f'loader={name}' for name in args.loaders)} |")
     print("|---" * (2 + len(args.loaders)) + "|")
     for net in args.nets:
-        head, found = shares(net, args)
-        print(f"| {net} | {head:,.1f} | {' | '.join(f'{share:.3f}' for share in found.values())} |", flush=True)
+        headspace, shares = measure_shares(net, args)
+        print(f"| {net} | {headspace:,.1f} | {' | '.join(f'{share:.3f}' for share in shares.values())} |", flush=True)
 
 
 if __name__ == "__main__":

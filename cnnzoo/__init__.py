@@ -1,7 +1,7 @@
 """The classic CNNs, from LeNet-5 to DenseNet and SqueezeNet, and one pipeline that trains them.
 
-`create_model(name)` builds a network, `list_models()` names them all, `info(name)` gives a network's facts, and
-`load_run(directory)` brings back what `train.py` left. They load torch when first used, not when cnnzoo is imported.
+`create_model(name)` builds a network, `list_models()` lists the names, `info(name)` returns the facts of a network, and
+`load_run(directory)` loads a network that `train.py` has trained. Torch is imported by their first use.
 """
 
 from importlib import import_module
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["create_model", "info", "list_models", "load_run"]
 
-_PLACES = {"create_model": "models", "info": "models", "list_models": "models", "load_run": "training.load_run"}
+_MODULES = {"create_model": "models", "info": "models", "list_models": "models", "load_run": "training.load_run"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(import_module(f"cnnzoo.{_PLACES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"cnnzoo.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'cnnzoo' has no attribute '{name}'")

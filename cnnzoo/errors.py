@@ -1,33 +1,33 @@
-"""What goes wrong through no fault of the program: said in one line that names the thing, the place and the way out."""
+"""`UserError`, the error for what a user can correct, and the error for unknown names."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
 
 class UserError(Exception):
-    """Something the person who typed the command, or wrote the call, can put right.
+    """An error that the user can correct: in the command line, in a call, in the data or on the machine.
 
-    The jobs print the message alone, on one line, and end with exit code 1. The message says what is wrong, where, the
-    value found, what was expected and what to type instead.
+    The jobs print only its message, on one line, and exit with code 1. The message names the key or file, the value
+    found, what was expected, and what to type instead.
     """
 
 
-def nearest(name: str, choices: Iterable[str], most: int = 3) -> list[str]:
-    """The `most` choices that look most like `name`, capitals aside, best first; empty where none comes near."""
+def nearest(name: str, choices: Iterable[str], limit: int = 3) -> list[str]:
+    """The choices most similar to `name`, at most `limit`, best first; empty if none is similar. Ignores case."""
     by_lower = {choice.lower(): choice for choice in choices}
-    near = get_close_matches(name.lower(), by_lower, n=most, cutoff=0.5)
-    likeness = [SequenceMatcher(None, found, name.lower()).ratio() for found in near]
-    return [by_lower[found] for found, ratio in zip(near, likeness, strict=True) if ratio >= likeness[0] - 0.15]
+    matches = get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    ratios = [SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
+    return [by_lower[match] for match, ratio in zip(matches, ratios, strict=True) if ratio >= ratios[0] - 0.15]
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], *, most: int = 12) -> UserError:
-    """The error for a name that is not among `choices`: the nearest ones, or a few of them where none is near.
+def unknown(kind: str, name: str, choices: Iterable[str], *, limit: int = 12) -> UserError:
+    """The error for a `name` that is not among `choices`: it lists similar choices, or else the first `limit` of them.
 
-    `unknown("model", "resnt50", list_models())` says "unknown model 'resnt50': did you mean resnet50, ...?"
+    `unknown("model", "resnt50", list_models())` reads "unknown model 'resnt50': did you mean resnet50, ...?"
     """
     choices = list(choices)
-    near = nearest(name, choices)
-    if near:
-        return UserError(f"unknown {kind} '{name}': did you mean {', '.join(near)}?")
-    shown = ", ".join(choices[:most]) + (", ..." if len(choices) > most else "")
-    return UserError(f"unknown {kind} '{name}': there are {shown}")
+    similar = nearest(name, choices)
+    if similar:
+        return UserError(f"unknown {kind} '{name}': did you mean {', '.join(similar)}?")
+    listed = ", ".join(choices[:limit]) + (", ..." if len(choices) > limit else "")
+    return UserError(f"unknown {kind} '{name}': expected one of: {listed}")

@@ -1,4 +1,4 @@
-"""What several test files use: the job run as a person runs it, and in this process."""
+"""Fixtures of several test files: `train.py` in a subprocess and in this process, and a folder of images."""
 
 import os
 import subprocess
@@ -14,18 +14,18 @@ import train
 from cnnzoo import cli
 from tests.helpers import ROOT
 
-MOST = 4
-"""Processes that share the tests."""
+MAX_TEST_PROCESSES = 4
 
 
 def pytest_xdist_auto_num_workers(config):
-    """One a core; none where tests are named, which a second process would only start later."""
-    named = any("::" in word or word.endswith(".py") for word in config.invocation_params.args)
-    return 0 if named else min(os.cpu_count() or 1, MOST)
+    """One process per core; none if test files are named, because a few tests end before more processes start."""
+    arguments = config.invocation_params.args
+    names_tests = any("::" in argument or argument.endswith(".py") for argument in arguments)
+    return 0 if names_tests else min(os.cpu_count() or 1, MAX_TEST_PROCESSES)
 
 
 def pytest_configure(config):
-    """One thread in each of several processes: a team that waits for a core spins."""
+    """Use one thread in each of several test processes, because threads that wait for a core spin."""
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -33,11 +33,11 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def shell():
-    """`shell("model=lenet", ...)`: `python train.py` with these words, in a process of its own."""
+    """`shell("model=lenet", ...)` runs `python train.py` with these overrides in a subprocess."""
 
-    def run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*overrides: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *words],
+            [sys.executable, str(ROOT / "train.py"), *overrides],
             cwd=cwd or ROOT,
             env={**os.environ, "COLUMNS": "120", **environment},
             capture_output=True,
@@ -50,22 +50,23 @@ def shell():
 
 @pytest.fixture
 def job(tmp_path):
-    """`job("model=lenet", ...)`: the same in this process, in `tmp_path/run`; gives what `main` returns."""
+    """`job("model=lenet", ...)` runs `train.py` in this process, in `tmp_path/run`; returns what `main` returns."""
 
-    def run(*words: str) -> float | None:
+    def run(*overrides: str) -> float | None:
         run_dir = tmp_path / "run"
         argv = [
-            *words,
+            *overrides,
             f"run_dir={run_dir}",
             "trainer=cpu",
             "trainer.enable_progress_bar=false",
             "callbacks.progress=null",
         ]
-        prepared, _ = cli.prepare(argv, config="train", help_text=train.__doc__)
+        argv, _ = cli.prepare(argv, config="train", help_text=train.__doc__)
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            cfg = hydra.compose("train", overrides=prepared)
+            cfg = hydra.compose("train", overrides=argv)
         (run_dir / ".hydra").mkdir(parents=True)
-        (run_dir / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words) or "[]")
+        recorded = "".join(f"- {override}\n" for override in overrides) or "[]"
+        (run_dir / ".hydra" / "overrides.yaml").write_text(recorded)
         return train.main(cfg)
 
     return run
@@ -73,7 +74,7 @@ def job(tmp_path):
 
 @pytest.fixture
 def flowers(tmp_path):
-    """A flat folder of two classes that are easy to tell apart, 40 PNG files each; its name is awkward."""
+    """A folder with two classes of 40 PNG files, which are easy to tell apart. Its name has special characters."""
     root = tmp_path / "my flowers, (red=1) é"
     for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (root / name).mkdir(parents=True)

@@ -23,7 +23,7 @@ from cnnzoo.errors import UserError
         (lambda: check_choice("y", "c", ("a", "b", "d"), note="or null"), "y=c: expected a, b or d or null"),
     ],
 )
-def test_check_bad_value_names_key_value_and_bounds(check, message):
+def test_check_bad_value_raises_with_key_and_bounds(check, message):
     with pytest.raises(UserError) as error:
         check()
     assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""torch.hub finds every name of the zoo, tells its facts and builds it, with nothing but torch and torchvision."""
+"""torch.hub lists, describes and builds every model, with only torch and torchvision installed."""
 
 import os
 import subprocess
@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from cnnzoo.errors import UserError
 from cnnzoo.models import info, list_models
 from tests.helpers import ROOT
 
-REPOSITORY = "somebody/cnnzoo"
+REPOSITORY = "owner/cnnzoo"
 
 
 @pytest.fixture
-def cloned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torch.hub.list` and `help` know repositories alone; let this one be in their cache."""
+def cached_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put this checkout in the cache of torch.hub, because `torch.hub.list` and `help` accept only repositories."""
     monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *args, **kwargs: str(ROOT))
 
 
@@ -24,16 +25,16 @@ def load(name: str, **arguments: object) -> torch.nn.Module:
     return torch.hub.load(str(ROOT), name, source="local", **arguments)
 
 
-@pytest.mark.usefixtures("cloned")
-def test_lists_the_names_and_nothing_else() -> None:
+@pytest.mark.usefixtures("cached_repository")
+def test_hub_lists_only_the_models() -> None:
     assert sorted(torch.hub.list(REPOSITORY, trust_repo=True)) == sorted(list_models())
 
 
-@pytest.mark.usefixtures("cloned")
-def test_help_tells_the_facts() -> None:
+@pytest.mark.usefixtures("cached_repository")
+def test_hub_help_has_the_facts() -> None:
     for name in list_models():
         text, facts = torch.hub.help(REPOSITORY, name, trust_repo=True), info(name)
-        assert text.startswith(f'{name}, of "{facts.paper.title}" ({facts.paper.year}'), name
+        assert text.startswith(f'{name}, from "{facts.paper.title}" ({facts.paper.year}'), name
         assert f"{facts.parameters:,} parameters" in text, name
         assert f"(N, {facts.in_channels}, {facts.input_size}, {facts.input_size})" in text, name
         assert facts.accuracy is None or facts.accuracy.source in text, name
@@ -42,29 +43,29 @@ def test_help_tells_the_facts() -> None:
         assert ('"small"' in text) == (facts.small_min_size is not None), name
 
 
-EVERY = [pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models()]
+ALL_MODELS = [pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models()]
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet50", "fractalnet20", *EVERY])
-def test_builds_every_name(name: str) -> None:
+@pytest.mark.parametrize("name", ["lenet5", "resnet50", "fractalnet20", *ALL_MODELS])
+def test_hub_builds_every_model(name: str) -> None:
     with torch.device("meta"):
         net = load(name, in_channels=info(name).in_channels)
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == info(name).parameters
 
 
-def test_arguments_pass_through(tmp_path: Path) -> None:
+def test_hub_passes_arguments(tmp_path: Path) -> None:
     net = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4)
     assert net(torch.randn(2, 1, 16, 16)).shape == (2, 7)
     torch.save(net.state_dict(), tmp_path / "weights.pth")
     file = str(tmp_path / "weights.pth")
-    again = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4, weights=file)
-    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in net.state_dict().items())
-    with pytest.raises(ValueError, match="IMAGENET1K_V9"):
+    loaded = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4, weights=file)
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
+    with pytest.raises(UserError, match="IMAGENET1K_V9"):
         load("resnet18", weights="IMAGENET1K_V9")
 
 
-def test_needs_neither_lightning_nor_hydra(tmp_path: Path) -> None:
-    """From another directory, in a process where the packages of the jobs can't be imported."""
+def test_hub_works_without_lightning_and_hydra(tmp_path: Path) -> None:
+    """In another directory and a process in which the packages of the jobs cannot be imported."""
     script = """
 import sys
 for package in ("hydra", "omegaconf", "pytorch_lightning", "lightning", "torchmetrics", "tensorboard", "sklearn"):
@@ -77,6 +78,6 @@ print(sum(p.numel() for p in net.parameters()))
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-c", script, str(ROOT)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 61_706 - 3 * 85
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) == 61_706 - 3 * 85

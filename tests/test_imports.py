@@ -1,4 +1,4 @@
-"""What never imports what: DESIGN's rules, held by import-linter and by looking."""
+"""The import rules: the contracts of import-linter, which packages may be imported where, and what loads slowly."""
 
 import ast
 import subprocess
@@ -12,8 +12,8 @@ FILES = sorted(ROOT.glob("cnnzoo/**/*.py")) + sorted(ROOT.glob("*.py"))
 MAY_BUILD_ON_RESNET = ("wide_resnet", "resnext", "stochastic_depth")
 
 
-def imported(path):
-    """Every module that a file imports, dotted; of `from a import b` both a and a.b."""
+def imported_modules(path):
+    """Every module that a file imports, dotted. `from a import b` counts as both a and a.b."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -23,11 +23,14 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_layers():
-    command = "import sys; from importlinter.cli import lint_imports_command as lint; lint()"
-    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 kept, 0 broken" in done.stdout
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_import_contracts_are_kept():
+    process = run_python("import sys; from importlinter.cli import lint_imports_command as lint; lint()")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "6 kept, 0 broken" in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -46,20 +49,22 @@ def test_layers():
         ("torchvision.datasets", {"cnnzoo/data/datasets/torchvision_sets.py"}),
     ],
 )
-def test_only_these_import(package, allowed):
+def test_package_is_imported_only_where_allowed(package, allowed):
     users = {
         str(path.relative_to(ROOT))
         for path in FILES
-        if any(name == package or name.startswith(f"{package}.") for name in imported(path))
-        # a function of torchvision's that reads features out of any network, not a network
+        if any(name == package or name.startswith(f"{package}.") for name in imported_modules(path))
+        # torchvision.models.feature_extraction holds a function for any network, and no network
         and not all(
-            name.startswith("torchvision.models.feature_extraction") for name in imported(path) if package in name
+            name.startswith("torchvision.models.feature_extraction")
+            for name in imported_modules(path)
+            if package in name
         )
     }
     assert users <= allowed
 
 
-def test_a_family_imports_no_sibling():
+def test_model_families_do_not_import_each_other():
     families = {p.stem for p in (ROOT / "cnnzoo/models").glob("*.py")} - {
         "__init__",
         "factory",
@@ -72,14 +77,14 @@ def test_a_family_imports_no_sibling():
         siblings = {f"cnnzoo.models.{other}" for other in families - {family}}
         if family in MAY_BUILD_ON_RESNET:
             siblings.discard("cnnzoo.models.resnet")
-        assert not siblings & set(imported(ROOT / f"cnnzoo/models/{family}.py")), family
+        assert not siblings & set(imported_modules(ROOT / f"cnnzoo/models/{family}.py")), family
 
 
-def test_importing_cnnzoo_loads_nothing_heavy():
-    command = "import sys, cnnzoo, cnnzoo.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+def test_import_cnnzoo_and_cli_loads_no_torch():
+    process = run_python("import sys, cnnzoo, cnnzoo.cli; sys.exit('torch' in sys.modules)")
+    assert process.returncode == 0, process.stderr
 
 
-def test_importing_the_data_sets_loads_neither_torchvision_nor_dali():
-    command = "import sys, cnnzoo.data; sys.exit(bool({'torchvision', 'nvidia.dali'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+def test_import_data_loads_no_torchvision_or_dali():
+    process = run_python("import sys, cnnzoo.data; sys.exit(bool({'torchvision', 'nvidia.dali'} & set(sys.modules)))")
+    assert process.returncode == 0, process.stderr

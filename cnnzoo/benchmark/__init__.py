@@ -1,5 +1,5 @@
-"""The job `benchmark.py`: what limits training on this machine, and the settings to use."""
+"""The job `benchmark.py`: find out what limits the speed of training on this machine, and which settings to use."""
 
-from cnnzoo.benchmark.show import check, show_data
+from cnnzoo.benchmark.show import check_config, run_data_benchmark
 
-__all__ = ["check", "show_data"]
+__all__ = ["check_config", "run_data_benchmark"]

@@ -1,4 +1,4 @@
-"""One benchmark of data: its caches filled, each way measured alone, the promising ones under training."""
+"""`DataBenchmark`: fill each cache, measure each loader setting alone, then the most promising ones in training."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from cnnzoo.benchmark.measure import (
-    Sample,
+    SampledSource,
     TrainerFactory,
     drop_page_cache,
     measure_headspace,
@@ -37,158 +37,188 @@ log = logging.getLogger(__name__)
 
 
 class DataBenchmark:
-    """Measures `data` as `cfg` says and keeps the figures: call `fill`, then `measure`.
+    """Measures the loader settings for `data`: call `fill_caches`, then `measure`.
 
-    Of files a sample of the training split is measured. `classifier` is the network with its optimizer; `trainers`
-    makes a trainer with the callbacks it is given.
+    For image files, a sample of the training split is measured instead of the whole split.
+
+    classifier: the network with its optimizer.
+    make_trainer: `make_trainer(*callbacks)` builds a trainer.
     """
 
-    def __init__(self, cfg: DictConfig, data: DataModule, classifier: Classifier, trainers: TrainerFactory) -> None:
-        self.cfg, self.classifier, self.trainers = cfg, classifier, trainers
-        self.trainer, self.cores = trainers(), usable_cores()
+    def __init__(self, cfg: DictConfig, data: DataModule, classifier: Classifier, make_trainer: TrainerFactory) -> None:
+        self.cfg, self.classifier, self.make_trainer = cfg, classifier, make_trainer
+        self.trainer, self.cores = make_trainer(), usable_cores()
         train, val = data.split("train"), data.split("val")
         assert train is not None
-        self.train, self.cached = train, len(train) + len(val or ())
-        self.images = len(train)
+        self.train = train
+        self.num_images = len(train) + len(val or ())  # that the cache of a training run holds
+        self.sample_size = len(train)
         self.data, self.cache = data, data.cache
         if train.paths is not None:
-            self.images = min(len(train), max(cfg.images, 2 * data.batch_size))
-            source = Sample(data.source, self.images)
+            self.sample_size = min(len(train), max(cfg.images, 2 * data.batch_size))
+            source = SampledSource(data.source, self.sample_size)
             self.data = data.variant(source=source, cache=replace(data.cache, mode="none", resize=None))
-        self.passes = len(train) // self.images
-        self.budget = data.cache.budget * available_memory.available_bytes()
-        self.heads: list[float] = []  # images per second of training where data costs nothing
-        self.measured = [
-            Measurement(way)
-            for way in loader_settings(
+        self.passes = len(train) // self.sample_size  # over the sample per epoch
+        self.budget_bytes = data.cache.budget * available_memory.available_bytes()
+        self.headspace_rates: list[float] = []  # images per second of training without data loading
+        self.measurements = [
+            Measurement(setting)
+            for setting in loader_settings(
                 files=train.paths is not None,
                 cores=self.cores,
                 mode=data.cache.mode,
                 resize=data.cache.resize,
-                loaders=_loaders(cfg.loader._target_.split(".")[-1], data, self.trainer.strategy.root_device),
+                loaders=_loaders_to_measure(
+                    cfg.loader._target_.split(".")[-1], data, self.trainer.strategy.root_device
+                ),
                 kind=cfg.loader.get("kind", "auto"),
                 workers=cfg.loader.workers,
             )
         ]
-        self.tried: list[Measurement] = []  # under training
-        self._modules: dict[str, DataModule] = {}  # by cache
+        self.finalists: list[Measurement] = []  # measured in training
+        self._data_by_cache: dict[str, DataModule] = {}
 
     @property
     def headspace(self) -> float:
-        """Images per second that training would do if data cost nothing."""
-        return median(self.heads)
+        """Images per second of training without data loading, the median of all rounds."""
+        return median(self.headspace_rates)
 
     @property
-    def fitting(self) -> list[Measurement]:
-        """The ways whose cache fits the budget."""
-        return [each for each in self.measured if each.memory <= self.budget]
+    def fitting_measurements(self) -> list[Measurement]:
+        """The measurements whose cache fits the budget."""
+        return [measurement for measurement in self.measurements if measurement.memory_bytes <= self.budget_bytes]
 
     @property
-    def chosen(self) -> Measurement:
-        """The way to use."""
-        return choose_simplest(self.tried, lambda each: each.training)
+    def best(self) -> Measurement:
+        """The measurement of the setting to use."""
+        return choose_simplest(self.finalists, lambda measurement: measurement.training_rate)
 
-    def fill(self) -> None:
-        """Fill each cache with the sample, read from the disk, and reckon what the whole set takes.
+    def fill_caches(self) -> None:
+        """Fill each cache with the sample, read from the disk, and extrapolate memory and time to the whole set.
 
-        A cache that is too large for the whole set is emptied again. Raises UserError where no other is left.
+        A cache that would be too large for the whole set is emptied again. Raises `UserError` if no other one is left.
         """
-        for cache, alike in groupby(self.measured, key=lambda each: each.way.cache):
-            members = list(alike)
-            mode: Any = members[0].way.mode or "none"
-            changed = replace(self.cache, mode=mode, resize=members[0].way.resize)
-            self._modules[cache] = module = self.data.variant(cache=changed)
+        for cache, group in groupby(self.measurements, key=lambda measurement: measurement.setting.cache_text):
+            same_cache = list(group)
+            setting = same_cache[0].setting
+            mode: Any = setting.mode or "none"
+            data = self.data.variant(cache=replace(self.cache, mode=mode, resize=setting.resize))
+            self._data_by_cache[cache] = data
             if mode == "none":
                 continue
             split = self.data.split("train")
             assert split is not None
             drop_page_cache(split)
             start = time.perf_counter()
-            module.setup("fit")
+            data.setup("fit")
             seconds = time.perf_counter() - start
-            store = module.train_dataloader().split.store
-            share = max(store.held, 1) / self.cached
-            for each in members:
-                each.memory = float(store.index["bytes"].sum()) / share if store.held else float("inf")
-                each.filling = seconds / share
-            if each.memory > self.budget:
-                log.info("cache %s: the whole set does not fit, so it is not measured", cache)
-                module.teardown()
-        if not self.fitting:
+            store = data.train_dataloader().split.store
+            share = max(store.num_cached, 1) / self.num_images
+            memory_bytes = float(store.index["bytes"].sum()) / share if store.num_cached else float("inf")
+            for measurement in same_cache:
+                measurement.memory_bytes = memory_bytes
+                measurement.fill_seconds = seconds / share
+            if memory_bytes > self.budget_bytes:
+                log.info("cache %s: not measured, because the whole data set does not fit in the budget", cache)
+                data.teardown()
+        if not self.fitting_measurements:
             raise UserError(
-                f"data.cache.mode={self.cache.mode}: the whole set does not fit in the {format_bytes(self.budget)} of "
-                f"data.cache.budget={self.cache.budget}; leave data.cache.mode out to measure the others, or type "
-                "data.cache.resize=256"
+                f"data.cache.mode={self.cache.mode}: the whole data set does not fit in the "
+                f"{format_bytes(self.budget_bytes)} of data.cache.budget={self.cache.budget}; leave data.cache.mode "
+                "out to measure the other modes, or type data.cache.resize=256"
             )
 
     def measure(self) -> None:
-        """Every way alone, then the finalists under training; all in turn, in each round."""
-        seconds, rounds = self.cfg.seconds, self.cfg.rounds
-        with _progress("each way alone", rounds * (len(self.fitting) + 1)) as step:
+        """Measure every setting alone, then the finalists in training. Each round measures all of them once."""
+        seconds, rounds, measurements = self.cfg.seconds, self.cfg.rounds, self.fitting_measurements
+        with _progress("loaders alone", rounds * (len(measurements) + 1)) as next_step:
             for _ in range(rounds):
-                step("headspace")
-                self.heads.append(measure_headspace(self.data, self.classifier, self.trainers, seconds))
-                for each in self.fitting:
-                    step(f"{each.way.cache}, {each.way.crew}")
-                    each.rates.append(measure_loader(self._loaded(each), self.trainer, seconds))
+                next_step("headspace")
+                self._measure_headspace()
+                for measurement in measurements:
+                    next_step(_setting_text(measurement))
+                    rate = measure_loader(self._data_with_setting(measurement), self.trainer, seconds)
+                    measurement.loader_rates.append(rate)
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        self.tried = choose_finalists(
-            self.fitting, self.headspace, cores=self.cores, on_cpu=on_cpu, most=self.cfg.finalists
+        self.finalists = choose_finalists(
+            measurements, self.headspace, cores=self.cores, on_cpu=on_cpu, limit=self.cfg.finalists
         )
-        with _progress("the best under training", rounds * (len(self.tried) + 1)) as step:
+        with _progress("training", rounds * (len(self.finalists) + 1)) as next_step:
             for _ in range(rounds):
-                step("headspace")
-                self.heads.append(measure_headspace(self.data, self.classifier, self.trainers, seconds))
-                for each in self.tried:
-                    step(f"{each.way.cache}, {each.way.crew}")
-                    rate, wait = measure_training(self._loaded(each), self.classifier, self.trainers, seconds)
-                    each.trained.append(rate)
-                    each.waits.append(wait)
+                next_step("headspace")
+                self._measure_headspace()
+                for measurement in self.finalists:
+                    next_step(_setting_text(measurement))
+                    data = self._data_with_setting(measurement)
+                    rate, data_wait = measure_training(data, self.classifier, self.make_trainer, seconds)
+                    measurement.training_rates.append(rate)
+                    measurement.data_waits.append(data_wait)
 
-    def _loaded(self, each: Measurement) -> DataModule:
-        """The data with this way's cache and loader.
+    def _measure_headspace(self) -> None:
+        rate = measure_headspace(self.data, self.classifier, self.make_trainer, self.cfg.seconds)
+        self.headspace_rates.append(rate)
 
-        Without a cache, a set that is larger than the memory comes from the disk in every epoch, so its sample has to.
+    def _data_with_setting(self, measurement: Measurement) -> DataModule:
+        """The data with the cache and the loader of this setting.
+
+        If the whole set has no cache and is larger than the memory, training reads it from the disk in every epoch. The
+        sample is smaller, so its files are dropped from the page cache before each pass.
         """
-        before: Callable[[], None] = lambda: None  # noqa: E731
+        setting = measurement.setting
+        on_pass_start: Callable[[], None] = lambda: None  # noqa: E731
         split = self.data.split("train")
-        if each.way.mode == "none" and split is not None and self._bytes(split) > available_memory.available_bytes():
-            before = lambda: drop_page_cache(split)  # noqa: E731
-        return with_setting(self._modules[each.way.cache], each.way, passes=self.passes, before=before)
+        if (
+            setting.mode == "none"
+            and split is not None
+            and self._total_file_bytes(split) > available_memory.available_bytes()
+        ):
+            on_pass_start = lambda: drop_page_cache(split)  # noqa: E731
+        data = self._data_by_cache[setting.cache_text]
+        return with_setting(data, setting, passes=self.passes, on_pass_start=on_pass_start)
 
-    def _bytes(self, split: Split) -> float:
-        """How many bytes the files of the whole set have, from those of a sample."""
-        return sum(os.stat(split.path(index)).st_size for index in range(len(split))) / len(split) * self.cached
+    def _total_file_bytes(self, sample: Split) -> float:
+        """Estimate the size of all files of the whole set from those of a sample."""
+        return sum(os.stat(sample.path(index)).st_size for index in range(len(sample))) / len(sample) * self.num_images
 
 
-def _loaders(typed: str, data: DataModule, device: torch.device) -> list[str]:
-    """The loaders to measure: what was typed, else torch's, and for files DALI's where it can be used."""
+def _setting_text(measurement: Measurement) -> str:
+    return f"{measurement.setting.cache_text}, {measurement.setting.workers_text}"
+
+
+def _loaders_to_measure(target: str, data: DataModule, device: torch.device) -> list[str]:
+    """The loader that the user chose; otherwise torch, and also DALI for image files if it can be used.
+
+    target: class name in the configuration of the loader.
+    """
     train = data.split("train")
-    if typed == "DaliLoader":
+    if target == "DaliLoader":
         check_dali(data.augment, device)
         return ["dali"]
-    if typed == "TorchLoader" or train is None or train.paths is None:
+    if target == "TorchLoader" or train is None or train.paths is None:
         return ["torch"]
-    can = (
+    dali_usable = (
         dali_problem(torch.version.cuda if device.type == "cuda" else None) is None
         and unsupported_augmentation(data.augment) is None
     )
-    return ["torch", "dali"] if can else ["torch"]
+    return ["torch", "dali"] if dali_usable else ["torch"]
 
 
 @contextmanager
 def _progress(text: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, elsewhere one line. Call it ahead of each measurement, with its name."""
-    done, pace = -1, TimeLeftEstimator()
-    with live_bar() as shown:
-        if shown is None:
+    """Show a progress bar on a terminal, and log one line elsewhere.
+
+    Yields a function to call before each measurement with the name of the measurement.
+    """
+    done, time_left = -1, TimeLeftEstimator()
+    with live_bar() as bar:
+        if bar is None:
             log.info("measuring %s", text)
 
-        def show(now: str) -> None:
+        def next_step(name: str) -> None:
             nonlocal done
             done += 1
-            if shown is not None:
-                name, left = f"measuring {text}", pace.left(done, total)
-                shown.show(name, done, total, left=left, count=f"{done}/{total}", figures=now)
+            if bar is not None:
+                seconds_left, count = time_left.estimate(done, total), f"{done}/{total}"
+                bar.show(f"measuring {text}", done, total, seconds_left=seconds_left, count=count, details=name)
 
-        yield show
+        yield next_step

@@ -1,4 +1,4 @@
-"""Images per second: of a loader alone, and of training, fed by a loader or by one batch that stays on the device."""
+"""Measure images per second: of a loader alone, of training with a loader, and of training on one batch in memory."""
 
 import os
 import time
@@ -21,62 +21,60 @@ from cnnzoo.data.split import Source, Split
 from cnnzoo.errors import UserError
 from cnnzoo.training.classifier import Classifier
 
-WARMUP_STEPS = 3  # of training, before the clock starts: libraries choose their algorithms in the first ones
-MIN_STEPS = 5  # that a figure is of, however long they take
-ENDLESS_LENGTH = 2**31  # batches of an epoch that never ends
+WARMUP_STEPS = 3  # training steps before the clock starts, in which libraries choose their algorithms
+MIN_STEPS = 5  # training steps that are measured, however long they take
+ENDLESS_LENGTH = 2**31  # number of batches of an epoch that never ends
 
 TrainerFactory = Callable[..., pl.Trainer]  # called with callbacks
 
 
-class Sample:
-    """A source that has a part of another one's training images, evenly spread, and no other split."""
+class SampledSource:
+    """A source with `images` evenly spaced training images of another source, and no other split."""
 
     def __init__(self, source: Source, images: int) -> None:
         train = source.split("train")
         assert train is not None
         assert train.paths is not None
-        self.whole = len(train)
-        at = np.linspace(0, self.whole - 1, images).astype(np.int64)
-        self._train = replace(train, labels=train.labels[at], paths=train.paths[at])
+        indices = np.linspace(0, len(train) - 1, images).astype(np.int64)
+        self._train = replace(train, labels=train.labels[indices], paths=train.paths[indices])
 
     def split(self, name: str) -> Split | None:
-        """The split "train"; None for the others."""
         return self._train if name == "train" else None
 
 
 class RepeatedSampler(EpochSampler):
-    """`order`, gone over so many times in one epoch: a sample's epochs have more seams than the whole set's.
+    """Repeats the batches of `sampler` within one epoch, so that a sample has no more epoch ends than the whole set.
 
-    `before` is called ahead of each pass.
+    passes: number of repetitions.
+    on_pass_start: called before each repetition.
     """
 
-    def __init__(self, sampler: EpochSampler, passes: int, before: Callable[[], None]) -> None:
+    def __init__(self, sampler: EpochSampler, passes: int, on_pass_start: Callable[[], None]) -> None:
         vars(self).update(vars(sampler))
-        self.order, self.passes, self.before = sampler, passes, before
+        self.sampler, self.passes, self.on_pass_start = sampler, passes, on_pass_start
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is of."""
         super().set_epoch(epoch)
-        self.order.set_epoch(epoch)
+        self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.order) * self.passes
+        return len(self.sampler) * self.passes
 
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self.passes):
-            self.before()
-            yield from self.order
+            self.on_pass_start()
+            yield from self.sampler
 
 
 class HeldBatch:
-    """A loader of one and the same batch, which lies on `place`, the device."""
+    """A loader that yields the first batch of the split again and again, from the memory of `batch_device`."""
 
     batch_sampler = None
 
-    def __init__(self, split: Split, sampler: EpochSampler, *, place: torch.device, **options: Any) -> None:
+    def __init__(self, split: Split, sampler: EpochSampler, *, batch_device: torch.device, **options: Any) -> None:
         loader = TorchLoader(split, sampler, **{**options, "workers": 0, "device": None})
         self.sampler = sampler
-        self.batch = tuple(tensor.to(place) for tensor in next(iter(loader)))
+        self.batch = tuple(tensor.to(batch_device) for tensor in next(iter(loader)))
 
     def __len__(self) -> int:
         return ENDLESS_LENGTH
@@ -86,20 +84,20 @@ class HeldBatch:
             yield self.batch
 
     def close(self) -> None:
-        """There is nobody to end."""
+        """Nothing to close."""
 
 
 class Stopwatch(pl.Callback):
-    """Ends training once it has been measured for so many seconds, and some steps."""
+    """Measures training and stops it after `seconds` seconds and at least `MIN_STEPS` steps."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.steps, self.images = seconds, 0, 0
-        self.start = self.waited = 0.0
-        self.rate: float | None = None  # images per second
-        self.wait = 0.0  # share of the time
+        self.start_time = self.start_wait = 0.0
+        self.rate: float | None = None  # images per second; None until it is measured
+        self.data_wait = 0.0  # fraction of the time spent waiting for batches
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights as they are: a rate without its schedule makes them diverge, which costs time of its own."""
+        # Without its schedule the learning rate could make the weights diverge, and NaNs change the speed.
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
@@ -107,67 +105,68 @@ class Stopwatch(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read the clock; the device, which may lag behind, is waited for where the figure begins and ends."""
         self.steps += 1
-        device, waited = trainer.strategy.root_device, getattr(trainer.train_dataloader, "wait_seconds", 0.0)
+        device, wait = trainer.strategy.root_device, getattr(trainer.train_dataloader, "wait_seconds", 0.0)
         if self.steps == WARMUP_STEPS:
             synchronize(device)
-            self.start, self.waited = time.perf_counter(), waited
+            self.start_time, self.start_wait = time.perf_counter(), wait
         elif self.steps > WARMUP_STEPS:
             self.images += len(batch[1])
-            enough = self.steps >= WARMUP_STEPS + MIN_STEPS
-            if enough and time.perf_counter() - self.start >= self.seconds:
+            enough_steps = self.steps >= WARMUP_STEPS + MIN_STEPS
+            if enough_steps and time.perf_counter() - self.start_time >= self.seconds:
                 synchronize(device)
-                elapsed = time.perf_counter() - self.start
-                self.rate, self.wait = self.images / elapsed, min(1.0, (waited - self.waited) / elapsed)
+                elapsed = time.perf_counter() - self.start_time
+                self.rate, self.data_wait = self.images / elapsed, min(1.0, (wait - self.start_wait) / elapsed)
                 trainer.should_stop = True
 
 
 def with_setting(
-    data: DataModule, way: LoaderSetting, *, passes: int = 1, before: Callable[[], None] = lambda: None
+    data: DataModule, setting: LoaderSetting, *, passes: int = 1, on_pass_start: Callable[[], None] = lambda: None
 ) -> DataModule:
-    """`data`, with its cache, loaded that way; an epoch has so many `passes`."""
-    loader = partial(LOADERS[way.loader], **way.options)
+    """A variant of `data` with the same cache and the loader of `setting`; see `RepeatedSampler` for the rest."""
+    loader = partial(LOADERS[setting.loader], **setting.loader_options)
     return data.variant(
-        loader=lambda split, sampler, **options: loader(split, RepeatedSampler(sampler, passes, before), **options)
+        loader=lambda split, sampler, **options: loader(
+            split, RepeatedSampler(sampler, passes, on_pass_start), **options
+        )
     )
 
 
-def measure_headspace(data: DataModule, classifier: Classifier, trainers: TrainerFactory, seconds: float) -> float:
-    """Images per second of training on a batch that never leaves the device."""
-    place = trainers().strategy.root_device
-    return measure_training(data.variant(loader=partial(HeldBatch, place=place)), classifier, trainers, seconds)[0]
+def measure_headspace(data: DataModule, classifier: Classifier, make_trainer: TrainerFactory, seconds: float) -> float:
+    """Images per second of training on one batch that stays on the device, which is training without data loading."""
+    loader = partial(HeldBatch, batch_device=make_trainer().strategy.root_device)
+    return measure_training(data.variant(loader=loader), classifier, make_trainer, seconds)[0]
 
 
 def measure_training(
-    data: DataModule, classifier: Classifier, trainers: TrainerFactory, seconds: float
+    data: DataModule, classifier: Classifier, make_trainer: TrainerFactory, seconds: float
 ) -> tuple[float, float]:
-    """Images per second of training, and the share of its time, 0 to 1, that it waited for batches.
+    """Images per second of training, and the fraction of the time, 0 to 1, spent waiting for batches.
 
-    Raises UserError where training ends before a figure is there.
+    Raises `UserError` if training ends before it has been measured.
     """
-    watch = Stopwatch(seconds)
+    stopwatch = Stopwatch(seconds)
     try:
-        trainers(watch).fit(classifier, datamodule=data)
+        make_trainer(stopwatch).fit(classifier, datamodule=data)
     finally:
-        data.teardown()  # Lightning does it only where nothing went wrong
-    if watch.rate is None:
+        data.teardown()  # Lightning does not call it after an exception
+    if stopwatch.rate is None:
         raise UserError(
-            f"training ended after {watch.steps} steps, before {seconds:g} s were measured: leave out what ends it, "
-            "such as trainer.max_steps, trainer.max_epochs, trainer.max_time or trainer.fast_dev_run"
+            f"training ended after {stopwatch.steps} steps, before {seconds:g} s were measured: leave out the setting "
+            "that ends it, such as trainer.max_steps, trainer.max_epochs, trainer.max_time or trainer.fast_dev_run"
         )
-    return watch.rate, watch.wait
+    return stopwatch.rate, stopwatch.data_wait
 
 
 def measure_loader(data: DataModule, trainer: pl.Trainer, seconds: float) -> float:
-    """Images per second of the loader by itself, whose batches go where `trainer` wants them.
+    """Images per second of the loader alone, with batches on the device of `trainer`.
 
-    Before the clock starts as many batches pass as its workers may have made ahead, so that none of those counts.
+    The clock starts after as many batches as the workers may have prefetched, so that none of these is counted.
     """
     data.trainer = trainer
     try:
         loader = data.train_dataloader()
-        batches = _endless(loader)
+        batches = _endless_batches(loader)
         for _ in range(1 + (PREFETCH_FACTOR + 1) * loader.workers):
             next(batches)
         images, start = 0, time.perf_counter()
@@ -180,25 +179,25 @@ def measure_loader(data: DataModule, trainer: pl.Trainer, seconds: float) -> flo
 
 
 def drop_page_cache(split: Split) -> None:
-    """Make the operating system read the split's files from the disk when they are next wanted, where it can."""
+    """Remove the files of the split from the operating system's page cache, where it has a call for that."""
     if not hasattr(os, "posix_fadvise"):
         return
     for index in range(len(split)):
         try:
             file = os.open(split.path(index), os.O_RDONLY)
-        except OSError:  # the cache, or the loader, names it
+        except OSError:  # the cache or the loader reports the file
             continue
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all work that was submitted to it."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def _endless(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless_batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while True:
         loader.sampler.set_epoch(epoch)

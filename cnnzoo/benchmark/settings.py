@@ -1,4 +1,4 @@
-"""The ways of loading there are, and which of those measured is the one to use. Nothing here measures."""
+"""The loader settings to measure, and the choice of the best one. Nothing is measured here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,16 +9,21 @@ from cnnzoo.data.loaders.dali_loader import DaliLoader
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 
 LOADERS: dict[str, Callable[..., Any]] = {"torch": TorchLoader, "dali": DaliLoader}
-"""By what `loader=` calls them."""
-KINDS = ("threads", "processes")
-MODES = ("none", "encoded", "decoded")
+"""The loaders by the names that `loader=` takes."""
+WORKER_KINDS = ("threads", "processes")
+CACHE_MODES = ("none", "encoded", "decoded")
 TOLERANCE = 0.03
-"""Of two ways whose figures differ by less than this share the simpler one is better."""
+"""Settings within this fraction of the fastest one count as equally fast; the simplest of them is chosen."""
 
 
 @dataclass(frozen=True)
 class LoaderSetting:
-    """One way of loading. `mode` is None for sets in memory; `kind` for DALI, and where there are no workers."""
+    """One combination of cache, loader and workers.
+
+    mode: of the cache; None for data sets in memory.
+    resize: size to which cached images are resized; None to keep their size.
+    kind: "threads" or "processes"; None for DALI and without workers.
+    """
 
     mode: str | None
     resize: int | None
@@ -27,73 +32,76 @@ class LoaderSetting:
     loader: str = "torch"
 
     @property
-    def cache(self) -> str:
+    def cache_text(self) -> str:
         """`decoded at 256`."""
         return f"{self.mode or 'not needed'}{f' at {self.resize}' if self.resize else ''}"
 
     @property
-    def crew(self) -> str:
+    def workers_text(self) -> str:
         """`4 threads`."""
         if not self.workers:
-            return "training itself"
+            return "main process"
         if self.loader == "dali":
             return f"DALI, {self.workers} thread{'s' if self.workers > 1 else ''}"
-        kind = {"threads": "thread", "processes": "process"}[str(self.kind)]
-        return f"{self.workers} {kind if self.workers == 1 else self.kind}"
+        singular = {"threads": "thread", "processes": "process"}[str(self.kind)]
+        return f"{self.workers} {singular if self.workers == 1 else self.kind}"
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What the loader is built with."""
+    def loader_options(self) -> dict[str, Any]:
+        """Arguments for the constructor of the loader."""
         return {"workers": self.workers, **({"kind": self.kind} if self.kind else {})}
 
     @property
-    def settings(self) -> str:
-        """What to type for it."""
-        words = [
+    def overrides_text(self) -> str:
+        """The overrides to type for this setting."""
+        overrides = [
             f"data.cache.mode={self.mode}" if self.mode else "",
             f"data.cache.resize={self.resize}" if self.resize else "",
             f"loader={self.loader}",
             f"loader.kind={self.kind}" if self.kind else "",
             f"loader.workers={self.workers}",
         ]
-        return " ".join(word for word in words if word)
+        return " ".join(override for override in overrides if override)
 
 
 @dataclass
 class Measurement:
-    """A way with its figures. `memory` is in bytes and `filling` in seconds, both of the cache of the whole set.
+    """The results for one setting. The lists have one value per round and are empty if not measured.
 
-    `rates` are images per second of the loader alone, `trained` of training with it, `waits` the share of its time that
-    training waited for batches: a figure for each round, none for what was not tried.
+    memory_bytes, fill_seconds: of the cache of the whole data set.
+    loader_rates: images per second of the loader alone.
+    training_rates: images per second of training with the loader.
+    data_waits: fraction of the training time, 0 to 1, spent waiting for batches.
     """
 
-    way: LoaderSetting
-    memory: float = 0.0
-    filling: float = 0.0
-    rates: list[float] = field(default_factory=list)
-    trained: list[float] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
+    setting: LoaderSetting
+    memory_bytes: float = 0.0
+    fill_seconds: float = 0.0
+    loader_rates: list[float] = field(default_factory=list)
+    training_rates: list[float] = field(default_factory=list)
+    data_waits: list[float] = field(default_factory=list)
 
     @property
-    def rate(self) -> float:
-        """The middle one of `rates`."""
-        return median(self.rates)
+    def loader_rate(self) -> float:
+        """Median of `loader_rates`."""
+        return median(self.loader_rates)
 
     @property
-    def training(self) -> float:
-        """The middle one of `trained`."""
-        return median(self.trained)
+    def training_rate(self) -> float:
+        """Median of `training_rates`."""
+        return median(self.training_rates)
 
     @property
-    def wait(self) -> float:
-        """The middle one of `waits`."""
-        return median(self.waits)
+    def data_wait(self) -> float:
+        """Median of `data_waits`."""
+        return median(self.data_waits)
 
     @property
-    def simplicity(self) -> tuple[float, int, int]:
-        """Sorts the simpler way first: less memory, threads before processes before DALI, fewer workers."""
-        crew = len(KINDS) if self.way.kind is None else KINDS.index(self.way.kind)
-        return self.memory, 1 + crew if self.way.workers else 0, self.way.workers
+    def complexity(self) -> tuple[float, int, int]:
+        """Sort key, simplest first: less memory, then threads before processes before DALI, then fewer workers."""
+        setting = self.setting
+        kind = len(WORKER_KINDS) if setting.kind is None else WORKER_KINDS.index(setting.kind)
+        return self.memory_bytes, 1 + kind if setting.workers else 0, setting.workers
 
 
 def loader_settings(
@@ -106,41 +114,46 @@ def loader_settings(
     kind: str = "auto",
     workers: Any = "auto",
 ) -> list[LoaderSetting]:
-    """The ways to measure, the simpler ones first: all, but for what was typed.
+    """List the settings to measure, the simpler ones first.
 
-    Workers are 0 and the powers of two up to the number of cores, and that number. `resize` adds ways to those that
-    keep images as they are. `loaders` are those that may be used, of `LOADERS`.
+    files: whether the images are files, which can be cached; False for data sets in memory.
+    cores: number of CPU cores. The numbers of workers are 0, the powers of two up to `cores`, and `cores`.
+    resize: also measure the caches with images of this size.
+    loaders: the usable loaders, from `LOADERS`.
+    mode, kind, workers: a value other than "auto" is the only one that is measured.
     """
     caches: list[tuple[str | None, int | None]] = [(None, None)]
     if files:
-        modes = MODES if mode == "auto" else (mode,)
-        sides = (None,) if resize is None else (None, resize)
-        caches = [(each, side) for each in modes for side in (sides if each != "none" else (None,))]
-    numbers = [workers]
+        modes = CACHE_MODES if mode == "auto" else (mode,)
+        sizes = (None,) if resize is None else (None, resize)
+        caches = [(mode, size) for mode in modes for size in (sizes if mode != "none" else (None,))]
+    worker_counts = [workers]
     if workers == "auto":
-        numbers = [0, *sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})]
-    kinds = KINDS if kind == "auto" else (kind,)
-    crews: list[tuple[str | None, int, str]] = []
+        worker_counts = [0, *sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})]
+    kinds = WORKER_KINDS if kind == "auto" else (kind,)
+    worker_settings: list[tuple[str | None, int, str]] = []
     if "torch" in loaders:
-        crews += [(each, number, "torch") for number in numbers for each in (kinds if number else (None,))]
+        worker_settings += [(kind, count, "torch") for count in worker_counts for kind in (kinds if count else (None,))]
     if "dali" in loaders:
-        crews += [(None, number, "dali") for number in numbers if number]
-    return [LoaderSetting(mode, side, *crew) for mode, side in caches for crew in crews]
+        worker_settings += [(None, count, "dali") for count in worker_counts if count]
+    return [LoaderSetting(mode, size, *worker_setting) for mode, size in caches for worker_setting in worker_settings]
 
 
-def choose_simplest(measured: Sequence[Measurement], figure: Callable[[Measurement], float]) -> Measurement:
-    """The simplest of those whose figure is within 3 % of the best."""
-    best = max(map(figure, measured))
-    return min((each for each in measured if figure(each) >= (1 - TOLERANCE) * best), key=lambda each: each.simplicity)
+def choose_simplest(measurements: Sequence[Measurement], rate: Callable[[Measurement], float]) -> Measurement:
+    """The simplest of the measurements whose `rate` is within 3 % of the highest one."""
+    threshold = (1 - TOLERANCE) * max(map(rate, measurements))
+    return min((m for m in measurements if rate(m) >= threshold), key=lambda m: m.complexity)
 
 
-def expected_rate(measured: Measurement, headspace: float, *, cores: int, on_cpu: bool) -> float:
-    """Images per second that training may reach with a way, from its rate alone and the `headspace`.
+def expected_rate(measurement: Measurement, headspace: float, *, cores: int, on_cpu: bool) -> float:
+    """Estimate images per second of training from the rate of the loader alone and from `headspace`.
 
-    Without workers training and loading take turns. Workers leave an accelerator alone, but on a CPU take their share
-    of the cores from training.
+    headspace: images per second of training without data loading.
+
+    Without workers, training and loading alternate. With workers and an accelerator the slower of both sets the rate.
+    With workers and training on the CPU, the workers also take their share of the cores from training.
     """
-    rate, workers = measured.rate, measured.way.workers
+    rate, workers = measurement.loader_rate, measurement.setting.workers
     if not workers:
         return 1 / (1 / headspace + 1 / rate)
     if on_cpu:
@@ -149,23 +162,24 @@ def expected_rate(measured: Measurement, headspace: float, *, cores: int, on_cpu
 
 
 def choose_finalists(
-    measured: Sequence[Measurement], headspace: float, *, cores: int, on_cpu: bool, most: int
+    measurements: Sequence[Measurement], headspace: float, *, cores: int, on_cpu: bool, limit: int
 ) -> list[Measurement]:
-    """The ways to try under training: the `most` most promising, and the one that loads fastest.
+    """The settings to measure in training: the `limit` with the best expected rates, and the fastest loader.
 
-    Of each cache there is one without workers, one with threads and one with processes, at most.
+    For each cache and loader, at most one setting without workers, one with threads and one with processes is chosen.
     """
 
-    def promise(each: Measurement) -> float:
-        return expected_rate(each, headspace, cores=cores, on_cpu=on_cpu)
+    def expected(measurement: Measurement) -> float:
+        return expected_rate(measurement, headspace, cores=cores, on_cpu=on_cpu)
 
-    classes: dict[Any, list[Measurement]] = {}
-    for each in measured:
-        classes.setdefault((each.way.loader, each.way.mode, each.way.resize, each.way.kind), []).append(each)
-    left = [choose_simplest(alike, promise) for alike in classes.values()]
-    found: list[Measurement] = []
-    while left and len(found) < most:
-        found.append(choose_simplest(left, promise))
-        left.remove(found[-1])
-    fastest = max(measured, key=lambda each: each.rate)
-    return found if fastest in found else [*found, fastest]
+    groups: dict[Any, list[Measurement]] = {}
+    for measurement in measurements:
+        setting = measurement.setting
+        groups.setdefault((setting.loader, setting.mode, setting.resize, setting.kind), []).append(measurement)
+    candidates = [choose_simplest(group, expected) for group in groups.values()]
+    finalists: list[Measurement] = []
+    while candidates and len(finalists) < limit:
+        finalists.append(choose_simplest(candidates, expected))
+        candidates.remove(finalists[-1])
+    fastest = max(measurements, key=lambda m: m.loader_rate)
+    return finalists if fastest in finalists else [*finalists, fastest]

@@ -1,4 +1,4 @@
-"""What `benchmark.py` prints and writes."""
+"""Runs the benchmark, prints its results and writes the CSV file."""
 
 import logging
 import warnings
@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from cnnzoo.benchmark.data_benchmark import DataBenchmark
 from cnnzoo.benchmark.measure import TrainerFactory
 from cnnzoo.benchmark.tables import bottleneck_text, cache_hint, result_rows, results_table
+from cnnzoo.checks import check_int, check_number
 from cnnzoo.data.datamodule import DataModule
-from cnnzoo.describe.tables import console, write_csv
+from cnnzoo.describe.tables import make_console, write_csv
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime.formatting import format_bytes
 from cnnzoo.training.classifier import Classifier
@@ -18,77 +19,79 @@ from cnnzoo.training.run_summary import device_summary, log_table
 from cnnzoo.training.train import IGNORED_WARNINGS
 
 JOBS = ("data",)
-TIME_OVERHEAD = 2
-"""How much longer the measurements take than their clocks run: starting and warming up."""
+DURATION_FACTOR = 2
+"""Duration of a measurement relative to its `seconds`, with start and warm-up, for the printed estimate."""
 
 log = logging.getLogger(__name__)
 
 
-def check(cfg: DictConfig) -> None:
-    """Raise UserError for values of the job's own keys that cannot be, before anything is built."""
+def check_config(cfg: DictConfig) -> None:
+    """Check the job's own keys before anything is built; raises `UserError`."""
     if cfg.job not in JOBS:
         raise unknown("job", str(cfg.job), JOBS)
-    if isinstance(cfg.seconds, bool) or not isinstance(cfg.seconds, int | float) or not 0 < cfg.seconds <= 3600:
-        raise UserError(f"seconds={cfg.seconds}: of each measurement, a number above 0 and at most 3600")
+    check_number("seconds", cfg.seconds, above=0, maximum=3600, note="(per measurement)")
     for key in ("rounds", "images", "finalists"):
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]}: a whole number of 1 or more")
+        check_int(key, cfg[key], minimum=1)
     if cfg.data.cache.persist is not None:
-        raise UserError(f"data.cache.persist={cfg.data.cache.persist}: a measurement keeps nothing; leave it out")
+        raise UserError(f"data.cache.persist={cfg.data.cache.persist}: a benchmark writes no cache; leave it out")
     if cfg.csv is not None and not Path(cfg.csv).absolute().parent.is_dir():
         raise UserError(f"csv={cfg.csv} cannot be written: there is no directory {Path(cfg.csv).absolute().parent}")
 
 
-def show_data(cfg: DictConfig, data: DataModule, classifier: Classifier, trainers: TrainerFactory) -> None:
-    """Measure the ways of loading `data`, print them all, and which one to use.
+def run_data_benchmark(cfg: DictConfig, data: DataModule, classifier: Classifier, make_trainer: TrainerFactory) -> None:
+    """Measure the loader settings for `data`, and print the results and the setting to use.
 
-    `classifier` is the network with its optimizer; `trainers` makes a trainer with the callbacks it is given. Raises
-    UserError for what cannot be measured.
+    classifier: the network with its optimizer.
+    make_trainer: `make_trainer(*callbacks)` builds a trainer.
+
+    Raises `UserError` if the configuration cannot be measured.
     """
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
-    trainer = trainers()
+    trainer = make_trainer()
     if trainer.world_size > 1:
         raise UserError(
-            f"trainer.devices={cfg.trainer.devices} and trainer.num_nodes={cfg.trainer.num_nodes}: one device is "
-            "measured, as each of several needs as much; leave them out"
+            f"trainer.devices={cfg.trainer.devices} and trainer.num_nodes={cfg.trainer.num_nodes}: the benchmark "
+            "measures one device, because each of several devices needs the same; leave them out"
         )
-    data.train_dataloader()  # so that what cannot be typed is said at once; it starts no worker
-    bench = DataBenchmark(cfg, data, classifier, trainers)
-    count, seconds = len(bench.measured) + cfg.finalists + 3, cfg.rounds * cfg.seconds * TIME_OVERHEAD
-    part = f", {bench.images:,} of them measured" if bench.images < len(bench.train) else ""
+    data.train_dataloader()  # raises now for settings that the loader does not accept; it starts no worker
+    benchmark = DataBenchmark(cfg, data, classifier, make_trainer)
+    num_settings = len(benchmark.measurements)
+    seconds = (num_settings + cfg.finalists + 3) * cfg.rounds * cfg.seconds * DURATION_FACTOR
+    sample = f", {benchmark.sample_size:,} of them measured" if benchmark.sample_size < len(benchmark.train) else ""
     log_table(
         {
             "model": f"{cfg.model.name}, {data.resolved_image_size} x {data.resolved_image_size} pixels, batches of "
             f"{data.batch_size}",
-            "data": f"{data.name}: {len(bench.train):,} training images{part}",
+            "data": f"{data.name}: {len(benchmark.train):,} training images{sample}",
             "device": device_summary(trainer),
-            "ways": f"{len(bench.measured)}, {cfg.rounds} times {cfg.seconds:g} s each: about "
-            f"{max(1, round(count * seconds / 60))} min",
+            "plan": f"{num_settings} settings, {cfg.rounds} x {cfg.seconds:g} s each: about "
+            f"{max(1, round(seconds / 60))} min",
         }
     )
-    bench.fill()
-    bench.measure()
+    benchmark.fill_caches()
+    benchmark.measure()
+    measurements, headspace, best = benchmark.measurements, benchmark.headspace, benchmark.best
     if cfg.csv is not None:
-        write_csv(Path(cfg.csv), result_rows(bench.measured, bench.headspace, bench.chosen))
-    out = console()
-    out.print()
-    out.print(results_table(bench.measured, bench.headspace, bench.chosen))
-    legend = "* is what to use."
-    if bench.train.paths is not None:
+        write_csv(Path(cfg.csv), result_rows(measurements, headspace, best))
+    console = make_console()
+    console.print()
+    console.print(results_table(measurements, headspace, best))
+    legend = "* marks the setting to use."
+    if benchmark.train.paths is not None:
         legend += (
-            f" RAM and filling are of all {bench.cached:,} images trained and validated on; data.cache.budget="
-            f"{data.cache.budget:g} allows {format_bytes(bench.budget)}."
+            f" RAM and fill time are for all {benchmark.num_images:,} training and validation images; "
+            f"data.cache.budget={data.cache.budget:g} allows {format_bytes(benchmark.budget_bytes)}."
         )
-    out.print(f"\n{legend}", style="dim")
+    console.print(f"\n{legend}", style="dim")
     log.info("")
-    low, high = min(bench.heads), max(bench.heads)
+    slowest, fastest = min(benchmark.headspace_rates), max(benchmark.headspace_rates)
     log_table(
         {
-            "headspace": f"{bench.headspace:,.0f} images/s if data cost nothing (from {low:,.0f} to {high:,.0f})",
-            "limit": bottleneck_text(bench.chosen, bench.headspace),
-            "settings": bench.chosen.way.settings,
-            **cache_hint(bench.measured, bench.chosen),
-            **({} if cfg.csv is None else {"written": str(cfg.csv)}),
+            "headspace": f"{headspace:,.0f} images/s without data loading (from {slowest:,.0f} to {fastest:,.0f})",
+            "limit": bottleneck_text(best, headspace),
+            "settings": best.setting.overrides_text,
+            **cache_hint(measurements, best),
+            **({} if cfg.csv is None else {"table": str(cfg.csv)}),
         }
     )

@@ -1,4 +1,4 @@
-"""The figures as a table for the terminal and for CSV, and what limits training in one line."""
+"""The results as a table for the terminal and for CSV, and a sentence that says what limits training."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -12,92 +12,101 @@ from cnnzoo.callbacks.bottleneck import DATA_WAIT_THRESHOLD
 from cnnzoo.runtime.formatting import format_bytes
 
 
-def results_table(measured: Sequence[Measurement], headspace: float, chosen: Measurement) -> Table:
-    """A line for each way, the chosen one in bold and marked, one for each cache that does not fit."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+def results_table(measurements: Sequence[Measurement], headspace: float, best: Measurement) -> Table:
+    """One row per setting, grouped by cache; `best` is bold and marked. A cache that does not fit has one row."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for header in (
         "cache",
         "RAM",
-        "filled in",
-        "made by",
-        "alone,\nimages/s",
+        "fill\ntime",
+        "workers",
+        "loader,\nimages/s",
         "training,\nimages/s",
         "of head-\nspace",
+        "data\nwait",
     ):
-        figure = header not in ("cache", "made by")
-        shown.add_column(header, justify="right" if figure else "left", no_wrap=True)
-    shown.add_column("waits", justify="right", no_wrap=True)
-    for place, (cache, alike) in enumerate(groupby(measured, key=lambda each: each.way.cache)):
-        if place:
-            shown.add_row()
-        members = list(alike)
-        first = members[0]
-        about = [cache, "-", "-"]
-        if first.memory:
-            about = [cache, format_bytes(first.memory) if isfinite(first.memory) else "", filling_time(first.filling)]
-        if not first.rates:
-            shown.add_row(*about, "does not fit", style="dim")
+        numeric = header not in ("cache", "workers")
+        table.add_column(header, justify="right" if numeric else "left", no_wrap=True)
+    for index, (cache, group) in enumerate(groupby(measurements, key=lambda m: m.setting.cache_text)):
+        if index:
+            table.add_row()
+        same_cache = list(group)
+        first = same_cache[0]
+        cache_cells = [cache, "-", "-"]
+        if first.memory_bytes:
+            memory = format_bytes(first.memory_bytes) if isfinite(first.memory_bytes) else ""
+            cache_cells = [cache, memory, format_fill_time(first.fill_seconds)]
+        if not first.loader_rates:
+            table.add_row(*cache_cells, "does not fit", style="dim")
             continue
-        for each in members:
-            figures = [f"{each.rate:,.0f}", "", "", ""]
-            if each.trained:
-                share = each.training / headspace
-                figures[1:] = [f"{each.training:,.0f}", f"{share:.0%}", f"{each.wait:.0%}"]
-            mark = " *" if each is chosen else ""
-            shown.add_row(*about, f"{each.way.crew}{mark}", *figures, style="bold" if each is chosen else "")
-            about = ["", "", ""]
-    return shown
+        for measurement in same_cache:
+            results = [f"{measurement.loader_rate:,.0f}", "", "", ""]
+            if measurement.training_rates:
+                rate = measurement.training_rate
+                results[1:] = [f"{rate:,.0f}", f"{rate / headspace:.0%}", f"{measurement.data_wait:.0%}"]
+            workers = measurement.setting.workers_text
+            if measurement is best:
+                table.add_row(*cache_cells, f"{workers} *", *results, style="bold")
+            else:
+                table.add_row(*cache_cells, workers, *results)
+            cache_cells = ["", "", ""]
+    return table
 
 
-def result_rows(measured: Sequence[Measurement], headspace: float, chosen: Measurement) -> list[dict[str, Any]]:
-    """The same for CSV: memory in bytes and filling in seconds of the whole set, medians; empty where not measured."""
+def result_rows(measurements: Sequence[Measurement], headspace: float, best: Measurement) -> list[dict[str, Any]]:
+    """The rows for CSV, with medians. Memory (bytes) and fill time (seconds) are for the whole data set.
+
+    Values that were not measured are None.
+    """
     return [
         {
-            "loader": each.way.loader,
-            "cache": each.way.mode,
-            "resize": each.way.resize,
-            "kind": each.way.kind,
-            "workers": each.way.workers,
-            "memory_bytes": round(each.memory) if isfinite(each.memory) else None,
-            "filling_seconds": each.filling,
-            "measured": bool(each.rates),
-            "loader_images_per_second": each.rate if each.rates else None,
-            "training_images_per_second": each.training if each.trained else None,
+            "loader": m.setting.loader,
+            "cache": m.setting.mode,
+            "resize": m.setting.resize,
+            "kind": m.setting.kind,
+            "workers": m.setting.workers,
+            "memory_bytes": round(m.memory_bytes) if isfinite(m.memory_bytes) else None,
+            "filling_seconds": m.fill_seconds,
+            "measured": bool(m.loader_rates),
+            "loader_images_per_second": m.loader_rate if m.loader_rates else None,
+            "training_images_per_second": m.training_rate if m.training_rates else None,
             "headspace_images_per_second": headspace,
-            "data_wait": each.wait if each.trained else None,
-            "chosen": each is chosen,
+            "data_wait": m.data_wait if m.training_rates else None,
+            "chosen": m is best,
         }
-        for each in measured
+        for m in measurements
     ]
 
 
-def bottleneck_text(chosen: Measurement, headspace: float) -> str:
-    """What limits training with the chosen way, and by how much."""
-    share, spare = chosen.training / headspace, chosen.rate / headspace
+def bottleneck_text(best: Measurement, headspace: float) -> str:
+    """Say whether the network or the data limits training with the best setting, and by how much."""
+    share = best.training_rate / headspace
     if share >= 1 - DATA_WAIT_THRESHOLD:
         return (
-            f"the network: training does {min(share, 1):.0%} of what it would if data cost nothing; the loader alone "
-            f"makes {spare:.1f} times as many images"
+            f"the network: training reaches {min(share, 1):.0%} of its speed without data loading; the loader alone "
+            f"could supply {best.loader_rate / headspace:.1f} times as many images"
         )
-    beside = "" if 1 - share - chosen.wait < DATA_WAIT_THRESHOLD else ", and making batches beside it slows it down"
+    lost_without_waiting = 1 - share - best.data_wait
+    slowed = lost_without_waiting >= DATA_WAIT_THRESHOLD
+    note = "; building batches at the same time slows it down too" if slowed else ""
     return (
-        f"the data: training does {share:.0%} of what it would if data cost nothing, and could be {1 / share:.1f} "
-        f"times as fast; it waits {chosen.wait:.0%} of its time{beside}"
+        f"the data: training reaches {share:.0%} of its speed without data loading and could be {1 / share:.1f} times "
+        f"as fast; it waits for data {best.data_wait:.0%} of the time{note}"
     )
 
 
-def cache_hint(measured: Sequence[Measurement], chosen: Measurement) -> dict[str, str]:
-    """What to try where no cache is chosen and one does not fit; empty elsewhere."""
-    large = list(dict.fromkeys(each.way.cache for each in measured if not each.rates))
-    if chosen.memory or not large:
+def cache_hint(measurements: Sequence[Measurement], best: Measurement) -> dict[str, str]:
+    """A hint how to make room for a cache, if the best setting has none because one did not fit; else empty."""
+    too_large = list(dict.fromkeys(m.setting.cache_text for m in measurements if not m.loader_rates))
+    if best.memory_bytes or not too_large:
         return {}
     return {
-        "to try": "a larger data.cache.budget, or data.cache.resize=256, to make room for a cache that is "
-        f"{' or '.join(large)}; data.cache.mode=auto keeps as many images as fit"
+        "to try": "a larger data.cache.budget or data.cache.resize=256, so that a cache fits "
+        f"({' or '.join(too_large)}); data.cache.mode=auto caches as many images as fit"
     }
 
 
-def filling_time(seconds: float) -> str:
+def format_fill_time(seconds: float) -> str:
     """`12.3 s`, `4 min`, `2.5 h`."""
     if seconds < 100:
         return f"{seconds:.1f} s"

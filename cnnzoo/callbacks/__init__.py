@@ -1,4 +1,4 @@
-"""What is shown, logged and saved while training; each is one entry of `conf/callbacks/`."""
+"""Callbacks that show, log and save training; each is one entry of `conf/callbacks/`."""
 
 from cnnzoo.callbacks.bottleneck import Bottleneck
 from cnnzoo.callbacks.checkpoint import CheckpointSaver

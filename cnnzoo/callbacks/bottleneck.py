@@ -1,4 +1,4 @@
-"""Whether the data or the network limits training, and what to do about it."""
+"""Reports whether the data limits the speed of training, and which setting to change."""
 
 import logging
 
@@ -12,48 +12,52 @@ from cnnzoo.runtime.cpu import usable_cores
 log = logging.getLogger(__name__)
 
 DATA_WAIT_THRESHOLD = 0.1
-"""Share of an epoch spent waiting for images, above which a line says so."""
+"""Fraction of an epoch's time spent waiting for images above which the data counts as the bottleneck."""
 
 
 class Bottleneck(Callback):
-    """After an epoch that waited for data, one line with how much was lost and what to change; not twice the same."""
+    """Warns after an epoch that waited for data: how much time was lost, and which setting to change.
+
+    Logs again only when the suggestion changes. Needs the `Throughput` callback, which measures the waiting.
+    """
 
     def __init__(self) -> None:
-        self._said: str | None = None
+        self._last_suggestion: str | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the line, where there is something new to say."""
-        speed = next((callback for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
-        wait = None if speed is None else speed.epoch_data_wait
-        if wait is None or wait <= DATA_WAIT_THRESHOLD or not trainer.is_global_zero:
+        throughput = next((callback for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
+        data_wait = None if throughput is None else throughput.epoch_data_wait
+        if data_wait is None or data_wait <= DATA_WAIT_THRESHOLD or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
-        what = advice(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""
-        if what == self._said:
+        suggestion = suggest_change(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""
+        if suggestion == self._last_suggestion:
             return
-        self._said = what
+        self._last_suggestion = suggestion
         log.warning(
             "the data is the bottleneck: %.0f%% of the epoch was spent waiting for images; "
             "without it training would be %.1f times as fast%s",
-            100 * wait,
-            1 / max(1 - wait, 0.01),
-            f"; try {what}" if what else "",
+            100 * data_wait,
+            1 / max(1 - data_wait, 0.01),
+            f"; try {suggestion}" if suggestion else "",
         )
 
 
-def advice(loader: TorchLoader | DaliLoader) -> str:
-    """What to type to have the loader's batches sooner, the surest first; empty where nothing is left to change."""
+def suggest_change(loader: TorchLoader | DaliLoader) -> str:
+    """The setting to change first to get batches sooner, as text; empty if there is none left."""
     split, cores = loader.split, usable_cores()
     if split.paths is None:
-        return "loader.workers=1, which makes batches ahead" if not loader.workers else ""
-    held = 0.0 if split.store is None else split.store.held / len(split)
-    if not held:
+        return "loader.workers=1, which builds batches in advance" if not loader.workers else ""
+    cached_fraction = 0.0 if split.store is None else split.store.num_cached / len(split)
+    if not cached_fraction:
         return "data.cache.mode=auto, which keeps the images in RAM"
     if loader.workers < cores:
-        return f"loader.workers={cores}, one for each core"
-    if held < 0.99:
-        return f"a larger data.cache.budget, or data.cache.resize=256: {held:.0%} of the images are in RAM"
+        return f"loader.workers={cores}, one per core"
+    if cached_fraction < 0.99:
+        return (
+            f"a larger data.cache.budget, or data.cache.resize=256: only {cached_fraction:.0%} of the images are in RAM"
+        )
     if split.store is not None and split.store.channels is None:
-        return "data.cache.mode=decoded, with data.cache.resize=256 if that does not fit: each image is decoded once"
-    threads = getattr(loader, "kind", "") == "threads"
-    return "loader.kind=processes, which do not take turns with training at running Python" if threads else ""
+        return "data.cache.mode=decoded, which decodes each image once; if that does not fit, data.cache.resize=256 too"
+    uses_threads = getattr(loader, "kind", "") == "threads"
+    return "loader.kind=processes, which do not compete with training for Python's interpreter" if uses_threads else ""

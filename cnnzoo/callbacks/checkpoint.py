@@ -1,15 +1,11 @@
-"""What of a run is kept on the disk, so that it can be killed at any moment and lose little, and nothing for good."""
+"""Checkpoints from which a run that was stopped or killed at any moment can be resumed."""
 
-import logging
-import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,227 +14,199 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, distributed
 
-from cnnzoo.errors import UserError
+from cnnzoo.checks import check_number
 from cnnzoo.loggers.local import ResumableCSVLogger
-from cnnzoo.runtime.signals import SIGNALS, TrainingStopped, signal_pending
+from cnnzoo.runtime.files import atomic_write
+from cnnzoo.runtime.signals import TrainingStopped, current_handler, signal_pending
 
-log = logging.getLogger(__name__)
+Boundary = Literal["epoch", "batch"]
+"""Where a checkpoint is written: between two epochs, or between two batches of an epoch."""
 
 SYNC_EVERY_N_STEPS = 10
-"""Steps between two times that several processes ask each other whether to save: asking waits for the device."""
+"""With several ranks, steps between two decisions on saving: agreeing across ranks waits for the device."""
 
 
 class CheckpointSaver(Checkpoint):
-    """Writes `last.ckpt`, from which a run goes on, and `best.ckpt`, its best epoch by `monitor`, to `dirpath`.
+    """Writes `last.ckpt`, from which a run resumes, and `best.ckpt`, the best epoch by `monitor`, to `dirpath`.
 
-    Saved is between two epochs or two batches, never within a step or a validation, so that a run that goes on from
-    there ends with the same bits as one that was never stopped: `last.ckpt` after each epoch, every `every_minutes`
-    (0: not besides) and on SIGTERM, SIGUSR1 or Ctrl-C; `best.ckpt` after its validation. Among equally good epochs the
-    latest is the best: a small validation split ties often.
+    `last.ckpt` is written after each epoch, every `every_minutes` minutes (0 turns that off), and on SIGTERM, SIGUSR1
+    and Ctrl-C; `best.ckpt` after the validation that sets a new best. If several epochs tie for the best, the latest
+    counts: a small validation split ties often.
 
-    Saving resnet50 takes about a third of a second on a fast disk. Raises UserError where the disk cannot take it.
+    Checkpoints are written between two batches or two epochs, never within a step or a validation. A resumed run
+    therefore ends with the same bits as one that was never stopped. Saving resnet50 takes about a third of a second on
+    a fast disk. Raises OSError if the file cannot be written.
     """
 
     def __init__(self, dirpath: str, *, monitor: str, every_minutes: float = 10.0) -> None:
-        if isinstance(every_minutes, bool) or not isinstance(every_minutes, int | float) or every_minutes < 0:
-            raise UserError(f"callbacks.checkpoint.every_minutes={every_minutes}: a number from 0, which is never")
+        check_number("callbacks.checkpoint.every_minutes", every_minutes, minimum=0, note="(0 turns it off)")
         self.directory, self.monitor, self.every_minutes = Path(dirpath), monitor, every_minutes
         self.sign = -1.0 if monitor.endswith("loss") else 1.0
-        self.best: float | None = None
-        self._measured = False  # since `best` was last decided upon
-        self._between: str | None = None  # "epochs" or "batches", while a checkpoint is made
-        self._loaded: dict[str, Any] = {}
-        self._saved_at = self._started_at = time.monotonic()
-        self._seconds = 0.0  # that earlier processes trained
-        self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}
-
-    @property
-    def asked(self) -> int | None:
-        """The signal that asked training to stop."""
-        return self._signal
+        self.best_value: float | None = None
+        self._best_is_undecided = False  # there was a validation since `best_value` was last compared
+        self._boundary: Boundary | None = None  # set while a checkpoint is written
+        self._resume_state: dict[str, Any] = {}
+        self._last_save = self._start_time = time.monotonic()
+        self._previous_seconds = 0.0  # training time of the processes that this one resumes
 
     @property
     def seconds(self) -> float:
-        """How long the run has trained, in all its processes one after the other."""
-        return self._seconds + time.monotonic() - self._started_at
+        """Training time of the run, over all processes that it was resumed in."""
+        return self._previous_seconds + time.monotonic() - self._start_time
 
-    def improves(self, figure: float | Tensor) -> bool:
-        """Whether it is at least as good as the best so far; nan never is."""
-        now = float(figure)
-        return now == now and (self.best is None or self.sign * now >= self.sign * self.best)
+    def is_improvement(self, value: float | Tensor) -> bool:
+        """Whether `value` of the monitored metric is at least as good as the best so far; NaN never is."""
+        value = float(value)
+        return value == value and (self.best_value is None or self.sign * value >= self.sign * self.best_value)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have checkpoints written whole or not at all."""
         if stage == "fit":
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-            self._signal = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the state that a resumed run was left in; from here on a signal saves."""
-        if signal_pending():
+        """Restore the random state of a resumed run; from here on, a signal saves a checkpoint."""
+        if signal_pending():  # its exception was lost
             raise KeyboardInterrupt
-        loaded, self._loaded = self._loaded, {}
-        if loaded:
-            states = loaded["random"]
-            set_random_state(states[trainer.global_rank % len(states)])
-            if loaded["between"] == "epochs":
-                trainer.fit_loop.restarting = False  # Lightning would take the epoch that ended for one to be ended
-        self._saved_at = self._started_at = time.monotonic()
-        self._listen()
+        state, self._resume_state = self._resume_state, {}
+        if state:
+            random_states = state["random_states"]
+            set_random_state(random_states[trainer.global_rank % len(random_states)])
+            if state["boundary"] == "epoch":
+                trainer.fit_loop.restarting = False  # otherwise Lightning ends the completed epoch a second time
+        self._last_save = self._start_time = time.monotonic()
+        _defer_signals(True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """There is a figure to judge these weights by."""
-        self._measured = not trainer.sanity_checking
+        self._best_is_undecided = not trainer.sanity_checking
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save what the batches before this one led to, where it is time."""
+        """Save the state after the previous batch, if `best.ckpt` or `last.ckpt` is due."""
         if not batch_idx or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._save_best(trainer, "batches")
-        several = trainer.world_size > 1
-        if batch_idx % trainer.accumulate_grad_batches or (several and batch_idx % SYNC_EVERY_N_STEPS):
+        self._save_if_best(trainer, "batch")
+        multi_rank = trainer.world_size > 1
+        if batch_idx % trainer.accumulate_grad_batches or (multi_rank and batch_idx % SYNC_EVERY_N_STEPS):
             return
         if _just_validated(trainer, batch_idx):
-            return  # Lightning would validate again
-        stop = self._signal is not None
-        due = 0 < 60 * self.every_minutes <= time.monotonic() - self._saved_at
-        if several:
+            return  # a run resumed from here would validate a second time
+        stop = signal_pending()
+        due = 0 < 60 * self.every_minutes <= time.monotonic() - self._last_save
+        if multi_rank:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         if stop or due:
-            self._save(trainer, "last", "batches")
+            self._save(trainer, "last", "batch")
         if stop:
-            raise TrainingStopped(self._signal or signal.SIGTERM)
+            raise _training_stopped()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what the epochs before this one led to."""
         if trainer.current_epoch and trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._after_epoch(trainer)
+            self._save_after_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what all epochs led to."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._after_epoch(trainer)
-        self._unlisten()
+            self._save_after_epoch(trainer)
+        _defer_signals(False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave signals as they were."""
-        self._unlisten()
+        _defer_signals(False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave signals as they were."""
-        self._unlisten()
+        _defer_signals(False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain types; the random states of all processes, in the order of their ranks."""
-        random = _gather_from_ranks(random_state())
-        return {"best": self.best, "between": self._between, "random": random, "seconds": self.seconds}
+        """Plain types and tensors; `random_states` are those of all ranks, in order. A collective call."""
+        return {
+            "best_value": self.best_value,
+            "boundary": self._boundary,
+            "random_states": _gather_from_ranks(random_state()),
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts."""
-        self.best, self._seconds = state_dict["best"], state_dict["seconds"]
-        self._loaded = state_dict
+        self.best_value, self._previous_seconds = state_dict["best_value"], state_dict["seconds"]
+        self._resume_state = state_dict  # restored in on_train_start, as what runs before may use random numbers
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say of the loops what holds between batches or epochs, and how much has been logged so far."""
-        if self._between is not None:
-            normalize_loop_state(checkpoint["loops"]["fit_loop"], self._between)
+        """Correct the loops' progress for the boundary, and store how many rows of metrics.csv belong to the run."""
+        if self._boundary is not None:
+            normalize_loop_state(checkpoint["loops"]["fit_loop"], self._boundary)
         checkpoint["rows"] = next(
             (logger.rows for logger in trainer.loggers if isinstance(logger, ResumableCSVLogger)), 0
         )
 
-    def _after_epoch(self, trainer: Trainer) -> None:
-        self._save_best(trainer, "epochs")
-        self._save(trainer, "last", "epochs")
-        stop = self._signal is not None
+    def _save_after_epoch(self, trainer: Trainer) -> None:
+        self._save_if_best(trainer, "epoch")
+        self._save(trainer, "last", "epoch")
+        stop = signal_pending()
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop and trainer.training:
-            raise TrainingStopped(self._signal or signal.SIGTERM)
+            raise _training_stopped()
 
-    def _save_best(self, trainer: Trainer, between: str) -> None:
-        measured, self._measured = self._measured, False
-        if not measured or self.monitor not in trainer.callback_metrics:
+    def _save_if_best(self, trainer: Trainer, boundary: Boundary) -> None:
+        undecided, self._best_is_undecided = self._best_is_undecided, False
+        if not undecided or self.monitor not in trainer.callback_metrics:
             return
-        now = trainer.callback_metrics[self.monitor]
-        if trainer.strategy.reduce_boolean_decision(self.improves(now)):
-            self.best = float(now)
-            self._save(trainer, "best", between)
+        value = trainer.callback_metrics[self.monitor]
+        if trainer.strategy.reduce_boolean_decision(self.is_improvement(value)):
+            self.best_value = float(value)
+            self._save(trainer, "best", boundary)
 
-    def _save(self, trainer: Trainer, name: str, between: str) -> None:
+    def _save(self, trainer: Trainer, name: str, boundary: Boundary) -> None:
         for logger in trainer.loggers:
-            logger.save()  # so that what was logged up to here outlives this process
-        self._between = between
+            logger.save()  # metrics logged so far must be on the disk if the process is killed later
+        self._boundary = boundary
         path = self.directory / f"{name}.ckpt"
         try:
             trainer.save_checkpoint(path, weights_only=False)
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be written: {error.strerror or error}. What was saved before is as it was; make room, "
-                f"then type: python train.py resume={self.directory.parent}"
-            ) from error
+            error.filename = error.filename or str(path)  # `failures_as_user_error` names the file
+            raise
         finally:
-            self._between = None
+            self._boundary = None
         if name == "last":
-            self._saved_at = time.monotonic()
-
-    def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # where Python takes handlers
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-
-    def _unlisten(self) -> None:
-        while self._handlers:
-            number, handler = self._handlers.popitem()
-            if signal.getsignal(number) == self._on_signal:
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        log.info("%s: saving after this step, or this validation, then stopping", signal.Signals(number).name)
+            self._last_save = time.monotonic()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and puts it there once it is whole and on the disk."""
+    """Replaces a checkpoint only when the new file is complete and on the disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write the file. Raises OSError where that fails; the file that was there before stays."""
+        """Write the file. Raises OSError if that fails; the previous file stays."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it saved
+            leftover.unlink(missing_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with atomic_write(path, "wb", fsync=True) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # torch closes what could not be written, and complains of that
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch hides a failed write behind its own error
             raise
 
 
-def normalize_loop_state(loops: dict[str, Any], between: str) -> None:
-    """Change the saved progress of Lightning's loops to what holds between two "batches", or two "epochs".
+def normalize_loop_state(loops: dict[str, Any], boundary: Boundary) -> None:
+    """Change the saved progress of Lightning's loops, in place, to that between two batches or two epochs.
 
-    A step that has begun counts as not begun: its batch is the first that a resumed run takes.
+    Lightning's hooks run after it has counted the next batch as started. Resetting that makes it the first batch of
+    the resumed run.
     """
-    progress = loops["epoch_progress" if between == "epochs" else "epoch_loop.batch_progress"]
-    for part in (progress["total"], progress["current"]):
-        part["ready"] = part["started"] = part["processed"] = part["completed"]
-    if between == "batches":
+    progress = loops["epoch_progress" if boundary == "epoch" else "epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts["ready"] = counts["started"] = counts["processed"] = counts["completed"]
+    if boundary == "batch":
         progress["is_last_batch"] = False
 
 
 def random_state() -> dict[str, Any]:
-    """The state of the generators of Python, NumPy, torch and this process's GPU, as tensors and plain types."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()
+    """State of the random generators of Python, NumPy, PyTorch and this rank's GPU, as tensors and plain types."""
+    version, internal_state, next_gauss = random.getstate()
+    algorithm, keys, *rest = np.random.get_state()
     state = {
-        "python": [version, list(numbers), gauss],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(internal_state), next_gauss],
+        "numpy": [algorithm, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -247,28 +215,42 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators where `random_state` found them; a GPU's only where there is one."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    """Restore what `random_state` returned; the GPU's part is skipped without a GPU."""
+    version, internal_state, next_gauss = state["python"]
+    random.setstate((version, tuple(internal_state), next_gauss))
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def _just_validated(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a validation within the epoch came right before this batch."""
-    every = trainer.val_check_batch
-    if every in (None, float("inf")):
+    """Whether a validation within the epoch ran right before this batch."""
+    interval = trainer.val_check_batch
+    if interval in (None, float("inf")):
         return False
-    done = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
-    return done % every == 0
+    batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return batches % interval == 0
 
 
 def _gather_from_ranks(state: dict[str, Any]) -> list[Any]:
+    """The states of all ranks, in order, on each of them."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [state]
     states: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(states, state)
     return states
+
+
+def _defer_signals(deferred: bool) -> None:
+    """Whether a signal waits for the next checkpoint, which is so while training."""
+    handler = current_handler()
+    if handler is not None:
+        handler.deferred = deferred
+
+
+def _training_stopped() -> TrainingStopped:
+    """The exception to stop with; another rank may be the one that received the signal, then it is a SIGTERM."""
+    handler = current_handler()
+    return TrainingStopped(handler.received if handler is not None and handler.received else signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""One line for each epoch, which can be read afterwards."""
+"""A table with one row per epoch, for the terminal and the log."""
 
 import logging
 import math
@@ -17,71 +17,75 @@ from cnnzoo.runtime.formatting import format_duration
 
 log = logging.getLogger(__name__)
 
-COLUMNS = {"loss": "train/loss_epoch", "acc1": "train/acc1_epoch", "val loss": "val/loss", "val acc1": "val/acc1"}
-ROWS_PER_HEADER = 20  # lines between two headings
+METRIC_COLUMNS = {
+    "loss": "train/loss_epoch",
+    "acc1": "train/acc1_epoch",
+    "val loss": "val/loss",
+    "val acc1": "val/acc1",
+}
+ROWS_PER_HEADER = 20
+"""The header is repeated after this many rows."""
 
 
 class EpochTable(Callback):
-    """A table with a row for each epoch, on the screen and in `train.log`, at most 80 characters wide.
+    """Logs a row for each epoch, at most 80 characters wide, to the terminal and `train.log`.
 
-    `wait` is the share of the time spent waiting for data, `time` that of the epoch with its validation, `left` that of
-    the rest of the run. "best" marks the best epoch so far, by what the checkpoint goes by. What was not measured in an
-    epoch, as validation may be, is a dash.
+    `wait` is the fraction of the time spent waiting for data, `time` the duration of the epoch with its validation, and
+    `left` the estimated time to the end of training. "best" marks the best epoch so far by the checkpoint's metric. A
+    metric that the epoch did not measure, such as a validation that runs every few epochs, is a dash.
     """
 
     def __init__(self) -> None:
-        self._run, self._started = TimeLeftEstimator(), 0.0
-        self._rows, self._validated = 0, False
+        self._run_estimator, self._epoch_start = TimeLeftEstimator(), 0.0
+        self._num_rows, self._has_validation = 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure the run, and a table; a run that is resumed within an epoch has no start of one."""
-        self._run, self._rows = TimeLeftEstimator(), 0
+        self._run_estimator, self._num_rows = TimeLeftEstimator(), 0
+        # Lightning does not call on_train_epoch_start in a run that is resumed within an epoch.
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure an epoch."""
-        self._started, self._validated = time.perf_counter(), False
+        self._epoch_start, self._has_validation = time.perf_counter(), False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take the first step of the run for the beginning: what came before it comes once."""
-        if not self._run.began:
-            self._run.left(completed_epochs(trainer, batch_idx + 1, 0), total_epochs(trainer))
+        """Start the estimate of the time left after the first step, whose one-time costs it leaves out."""
+        if not self._run_estimator.started:
+            self._run_estimator.estimate(completed_epochs(trainer, batch_idx + 1, 0), total_epochs(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that this epoch has figures of validation."""
-        self._validated = not trainer.sanity_checking
+        self._has_validation = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the row."""
-        left = self._run.left(trainer.current_epoch + 1, total_epochs(trainer))
+        seconds_left = self._run_estimator.estimate(trainer.current_epoch + 1, total_epochs(trainer))
         if not trainer.is_global_zero:
             return
-        now = {
+        metrics = {
             name: value
             for name, value in trainer.callback_metrics.items()
-            if self._validated or not name.startswith("val/")
+            if self._has_validation or not name.startswith("val/")
         }
         cells = {"epoch": epoch_label(trainer)}
-        cells |= {title: f"{float(now[name]):.4f}" if name in now else "-" for title, name in COLUMNS.items()}
-        speed = next((each for each in trainer.callbacks if isinstance(each, Throughput)), None)  # type: ignore[attr-defined]
-        if speed is not None:
-            cells["images/s"] = f"{speed.epoch_images_per_second:,.0f}"
-            cells["wait"] = f"{speed.epoch_data_wait or 0:.0%}"
-        took = time.perf_counter() - self._started
-        cells["time"] = f"{took:.1f}s" if took < 10 else format_duration(took)
-        cells["left"] = "-" if left is None or left == math.inf else format_duration(left)
-        widths = {"epoch": max(len("epoch"), 2 * len(str(trainer.max_epochs)) + 1), "wait": 4}
-        widths = {title: widths.get(title, max(len(title), 6)) for title in cells}
-        if self._rows % ROWS_PER_HEADER == 0:
+        for title, name in METRIC_COLUMNS.items():
+            cells[title] = f"{float(metrics[name]):.4f}" if name in metrics else "-"
+        throughput = next((callback for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
+        if throughput is not None:
+            cells["images/s"] = f"{throughput.epoch_images_per_second:,.0f}"
+            cells["wait"] = f"{throughput.epoch_data_wait or 0:.0%}"
+        seconds = time.perf_counter() - self._epoch_start
+        cells["time"] = f"{seconds:.1f}s" if seconds < 10 else format_duration(seconds)
+        cells["left"] = "-" if seconds_left is None or seconds_left == math.inf else format_duration(seconds_left)
+        special_widths = {"epoch": max(len("epoch"), 2 * len(str(trainer.max_epochs)) + 1), "wait": 4}
+        widths = {title: special_widths.get(title, max(len(title), 6)) for title in cells}
+        if self._num_rows % ROWS_PER_HEADER == 0:
             log.info("%s", "  ".join(title.rjust(widths[title]) for title in cells))
         row = "  ".join(cell.rjust(widths[title]) for title, cell in cells.items())
-        log.info("%s", row + (" best" if is_best_epoch(trainer, now) else ""))
-        self._rows += 1
+        log.info("%s", row + (" best" if is_best_epoch(trainer, metrics) else ""))
+        self._num_rows += 1
 
 
-def is_best_epoch(trainer: Trainer, now: Mapping[str, Tensor]) -> bool:
-    """Whether the epoch that ends is at least as good as all before, by what the checkpoint goes by."""
-    checkpoint = next((each for each in trainer.checkpoint_callbacks if isinstance(each, CheckpointSaver)), None)
-    return checkpoint is not None and checkpoint.monitor in now and checkpoint.improves(now[checkpoint.monitor])
+def is_best_epoch(trainer: Trainer, metrics: Mapping[str, Tensor]) -> bool:
+    """Whether the present epoch is at least as good as all before it, by the checkpoint's metric."""
+    saver = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, CheckpointSaver)), None)
+    return saver is not None and saver.monitor in metrics and saver.is_improvement(metrics[saver.monitor])

@@ -1,4 +1,4 @@
-"""How much of the GPU is used: its memory and its time."""
+"""GPU memory and utilization."""
 
 import importlib.util
 import logging
@@ -14,45 +14,43 @@ log = logging.getLogger(__name__)
 
 GIB = 1024**3
 UTILIZATION_INTERVAL_SECONDS = 1.0
-"""Seconds between two readings of the use, which take about a millisecond; the driver's own are as far apart."""
+"""Seconds between two readings of the utilization: each takes about 1 ms, and the driver updates it about as often."""
 
 
 class GpuStats(Callback):
-    """Logs, of the first rank's GPU, at the steps that are logged; nothing without a GPU of CUDA's kind.
+    """Logs memory and utilization of rank 0's GPU at the logged steps; does nothing without a CUDA GPU.
 
-    `perf/gpu_allocated` and `perf/gpu_reserved`: the most memory, in GiB, that tensors took so far, and that torch held
-    for them. `perf/gpu_use`: the share of the last second or less, 0 to 1, in which the GPU did anything at all; it
-    needs the package nvidia-ml-py, and one line says so where that is missing.
+    `perf/gpu_allocated` and `perf/gpu_reserved`: the peak memory in GiB that tensors used, and that PyTorch's allocator
+    reserved. `perf/gpu_use`: the fraction, 0 to 1, of the driver's last sampling period (up to a second) in which the
+    GPU ran a kernel. It needs the package nvidia-ml-py; a log line says so if that is missing.
     """
 
     def __init__(self) -> None:
         self.can_read_utilization = importlib.util.find_spec("pynvml") is not None
-        self._read = -UTILIZATION_INTERVAL_SECONDS
+        self._last_reading = -UTILIZATION_INTERVAL_SECONDS
 
-    def present(self, trainer: Trainer) -> bool:
-        """Whether there is anything to log."""
+    def has_gpu(self, trainer: Trainer) -> bool:
+        """Whether this rank trains on a CUDA GPU."""
         return trainer.strategy.root_device.type == "cuda"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what cannot be logged."""
-        if self.present(trainer) and not self.can_read_utilization and trainer.is_global_zero:
-            log.info("the GPU's use is not logged: pip install nvidia-ml-py")
+        if self.has_gpu(trainer) and not self.can_read_utilization and trainer.is_global_zero:
+            log.info("GPU utilization is not logged; to log it: pip install nvidia-ml-py")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what is there."""
-        if not self.present(trainer) or not trainer.is_global_zero or not is_logging_step(trainer):
+        if not self.has_gpu(trainer) or not trainer.is_global_zero or not is_logging_step(trainer):
             return
         device, now = trainer.strategy.root_device, time.perf_counter()
         pl_module.log("perf/gpu_allocated", torch.cuda.max_memory_allocated(device) / GIB, rank_zero_only=True)
         pl_module.log("perf/gpu_reserved", torch.cuda.max_memory_reserved(device) / GIB, rank_zero_only=True)
-        if self.can_read_utilization and now - self._read >= UTILIZATION_INTERVAL_SECONDS:
-            self._read = now
+        if self.can_read_utilization and now - self._last_reading >= UTILIZATION_INTERVAL_SECONDS:
+            self._last_reading = now
             try:
-                use = torch.cuda.utilization(device) / 100
-            except Exception as error:  # NVML's own kinds, of a package that may be missing
+                utilization = torch.cuda.utilization(device) / 100
+            except Exception as error:  # NVML's own exception types, from a package that may be missing
                 self.can_read_utilization = False
-                log.info("the GPU's use is not logged: %s", str(error).splitlines()[0] if str(error) else repr(error))
+                log.info("GPU utilization is not logged: %s", str(error).splitlines()[0] if str(error) else repr(error))
             else:
-                pl_module.log("perf/gpu_use", use, rank_zero_only=True)
+                pl_module.log("perf/gpu_use", utilization, rank_zero_only=True)

@@ -1,4 +1,4 @@
-"""How large the weights and their gradients are."""
+"""Norms of the gradient and the weights."""
 
 from collections.abc import Iterable
 
@@ -13,19 +13,17 @@ from cnnzoo.callbacks.steps import is_logging_step
 
 
 class GradientNorm(Callback):
-    """Logs `norm/gradient` and `norm/weight`, the Euclidean norms of all trainable parameters taken as one vector.
+    """Logs `norm/gradient` and `norm/weight`: the Euclidean norms of all trainable parameters as one vector.
 
-    Only at the steps that are logged; it reads each parameter twice then, and waits for nothing. The gradient is the
-    one that the optimizer is about to use, before clipping: of all accumulated batches and all ranks, and unscaled
-    under float16, where a step that the scaler skips shows as infinite or NaN.
+    It runs only at logged steps, reads each parameter twice and never waits for the device. The gradient is the one
+    that the optimizer is about to use, before clipping: over all accumulated batches and all ranks, and unscaled under
+    float16. A float16 step that the gradient scaler skips shows as infinite or NaN.
 
-    Where ranks hold parts of each parameter, their squares are added up over the ranks: `trainer.strategy=fsdp` with
-    full sharding; with a hybrid strategy, replicas are counted as if they were parts, so that norms are too large by
-    the root of their number.
+    With sharded parameters (`trainer.strategy=fsdp`), squares are summed over the ranks. A hybrid sharding strategy
+    counts each replica as a shard, which makes the norms too large by the square root of the number of replicas.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Log both."""
         if not is_logging_step(trainer):
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -35,10 +33,11 @@ class GradientNorm(Callback):
 
 
 def _total_norm(tensors: Iterable[Tensor], trainer: Trainer, device: torch.device) -> Tensor:
+    """The norm over all ranks, as a scalar tensor on `device`."""
     total = get_total_norm(tensors)
-    if hasattr(total, "full_tensor"):  # a DTensor, whose module takes long to import: it knows its parts by itself
+    if hasattr(total, "full_tensor"):  # a DTensor, which sums over its shards; importing its class takes long
         return total.full_tensor()
-    total = total.to(device)  # of no tensors at all it lies on the CPU
+    total = total.to(device)  # without any tensors, get_total_norm returns a CPU tensor
     if isinstance(trainer.strategy, FSDPStrategy):
         return trainer.strategy.reduce(total.square(), reduce_op="sum").sqrt()
     return total

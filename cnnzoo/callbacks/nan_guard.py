@@ -1,4 +1,4 @@
-"""A loss that is no number any more ends the run."""
+"""Stops a run whose loss is NaN or infinite."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from cnnzoo.errors import UserError
 
 
 class NanGuard(Callback):
-    """Raises UserError once the training loss is nan or infinite, and before such weights are saved.
+    """Raises UserError when the training loss is NaN or infinite, and before such weights are saved.
 
-    It looks at the steps that are logged, at an epoch's last and before a checkpoint is written; at others a look
-    would make a GPU wait.
+    Reading the loss makes a GPU wait, so it is read only at logged steps, at an epoch's last step, and before a
+    checkpoint is written.
     """
 
     def __init__(self) -> None:
@@ -22,26 +22,24 @@ class NanGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss; look at it where that costs nothing."""
         self.loss = outputs["loss"].detach()
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.is_last_batch or (batch_idx + 1) % every == 0:
-            self._look(trainer)
+        log_interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.is_last_batch or (batch_idx + 1) % log_interval == 0:
+            self._check_loss(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the loss of the last step, while nothing is written yet."""
-        self._look(trainer)
+        self._check_loss(trainer)
 
-    def _look(self, trainer: Trainer) -> None:
+    def _check_loss(self, trainer: Trainer) -> None:
         if self.loss is None or bool(torch.isfinite(self.loss)):
             return
         group = trainer.optimizers[0].param_groups[0]
-        rate, highest = group["lr"], group.get("initial_lr", group["lr"])
-        ways = [f"optimizer.lr={highest / 10:.2g}", "trainer.gradient_clip_val=1", "scheduler.warmup_epochs=1"]
+        lr, initial_lr = group["lr"], group.get("initial_lr", group["lr"])
+        remedies = [f"optimizer.lr={initial_lr / 10:.2g}", "trainer.gradient_clip_val=1", "scheduler.warmup_epochs=1"]
         if str(trainer.precision).startswith("16"):
-            ways.append("trainer.precision=bf16-mixed")
+            remedies.append("trainer.precision=bf16-mixed")
         raise UserError(
             f"the loss is {self.loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}), "
-            f"learning rate {rate:.3g}: type {' or '.join(ways)}; checkpoints are of before, if there are any "
-            "(callbacks.nan_guard=null goes on regardless)"
+            f"learning rate {lr:.3g}; type {' or '.join(remedies)}. Checkpoints, if there are any, were saved before "
+            "this step. callbacks.nan_guard=null turns this check off"
         )

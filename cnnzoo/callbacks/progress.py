@@ -1,4 +1,4 @@
-"""How far a run is, while it runs: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a run: live bars on a terminal, elsewhere a log line at intervals."""
 
 import logging
 import math
@@ -8,75 +8,62 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar as Base
+from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 
+from cnnzoo.checks import check_number
 from cnnzoo.data.cache.fill import Report, log_progress
-from cnnzoo.errors import UserError
 from cnnzoo.runtime.console import LiveBar, TimeLeftEstimator, is_live_terminal, live_bar
 from cnnzoo.runtime.formatting import format_bytes, format_duration
 
 log = logging.getLogger(__name__)
 
-REFRESH_SECONDS = 0.25  # seconds between two looks at the figures: on a GPU each look waits for the step to end
-EVAL_STEP_COST = (
-    1 / 3
-)  # the share of a training step's time that a step of validation takes, about: it has no backward pass
+REFRESH_SECONDS = 0.25
+"""Seconds between two updates: on a GPU, reading the metrics waits for the step to end."""
+EVAL_STEP_COST = 1 / 3
+"""Approximate time of a validation step, which has no backward pass, as a fraction of a training step's."""
 
 
-class ProgressBar(Base):
-    """A row for what runs now, with loss, accuracy and time left, and one for the whole run, with images per second.
+class ProgressBar(LightningProgressBar):
+    """Shows two bars: the present stage with loss, accuracy and time left, and the whole run with images per second.
 
-    log_every_seconds: seconds between two lines where there is no terminal; epochs that are shorter have none but `EpochLine`'s.
+    log_every_seconds: without a terminal, seconds between two log lines. Shorter epochs log none.
     """
 
     def __init__(self, log_every_seconds: float = 60.0) -> None:
         super().__init__()
-        if (
-            isinstance(log_every_seconds, bool)
-            or not isinstance(log_every_seconds, int | float)
-            or log_every_seconds <= 0
-        ):
-            raise UserError(
-                f"callbacks.progress.log_every_seconds={log_every_seconds}: the seconds between two lines, above 0"
-            )
-        self.log_every_seconds = log_every_seconds
-        self._enabled, self._bar = True, None  # type: tuple[bool, LiveBar | None]
-        self._stage, self._total = "", 0.0
-        self._of_stage, self._of_run = TimeLeftEstimator(), TimeLeftEstimator()
-        self._looked = self._spoken = 0.0
+        self.log_every_seconds = check_number("callbacks.progress.log_every_seconds", log_every_seconds, above=0)
+        self._enabled = True
+        self._bar: LiveBar | None = None
+        self._stage = ""
+        self._stage_estimator, self._run_estimator = TimeLeftEstimator(), TimeLeftEstimator()
+        self._last_refresh = self._last_log = 0.0
 
     def enable(self) -> None:
-        """Show it, on the first process."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing; Lightning asks for it on all processes but the first."""
+        """Show nothing; Lightning calls this on all ranks but rank 0."""
         self._enabled = False
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar: the first batches of validation may take their time."""
-        self._begin("validation")
+        self._start_stage("validation")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure the run."""
-        self._of_run = TimeLeftEstimator()
+        self._run_estimator = TimeLeftEstimator()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the row of an epoch."""
-        self._begin("training")
+        self._start_stage("training")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show a step of training."""
-        if self._stage != "training":  # back from a validation in mid-epoch
-            self._begin("training")
-        self._step(batch_idx + 1, self.total_train_batches, batch_idx + 1)
+        if self._stage != "training":  # after a validation within the epoch
+            self._start_stage("training")
+        self._update(batch_idx + 1, self.total_train_batches, batch_idx + 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the row of a validation."""
         if not trainer.sanity_checking:
-            self._begin("validation")
+            self._start_stage("validation")
 
     def on_validation_batch_end(
         self,
@@ -87,14 +74,14 @@ class ProgressBar(Base):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show a step of validation."""
         self.has_dataloader_changed(dataloader_idx)
-        trained = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer.state.fn == "fit" else 0
-        self._step(batch_idx + 1, self.total_val_batches_current_dataloader, trained)
+        train_batches = 0
+        if trainer.state.fn == "fit":
+            train_batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        self._update(batch_idx + 1, self.total_val_batches_current_dataloader, train_batches)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the row of a test."""
-        self._begin("testing")
+        self._start_stage("testing")
 
     def on_test_batch_end(
         self,
@@ -105,13 +92,11 @@ class ProgressBar(Base):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show a step of testing."""
         self.has_dataloader_changed(dataloader_idx)
-        self._step(batch_idx + 1, self.total_test_batches_current_dataloader, 0)
+        self._update(batch_idx + 1, self.total_test_batches_current_dataloader, 0)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the row of a prediction."""
-        self._begin("predicting")
+        self._start_stage("predicting")
 
     def on_predict_batch_end(
         self,
@@ -122,61 +107,67 @@ class ProgressBar(Base):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show a step of prediction."""
         self.has_dataloader_changed(dataloader_idx)
-        self._step(batch_idx + 1, self.total_predict_batches_current_dataloader, 0)
+        self._update(batch_idx + 1, self.total_predict_batches_current_dataloader, 0)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the bar away."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the bar away, so that what is said of it stands alone."""
         self._close()
 
-    def _begin(self, stage: str) -> None:
-        """Another thing runs from now on."""
-        self._stage, self._of_stage = stage, TimeLeftEstimator()
-        self._looked, self._spoken = -math.inf, time.perf_counter()
+    def _start_stage(self, stage: str) -> None:
+        self._stage, self._stage_estimator = stage, TimeLeftEstimator()
+        self._last_refresh, self._last_log = -math.inf, time.perf_counter()
         if self._enabled and self._bar is None and is_live_terminal():
             self._bar = LiveBar()
 
-    def _step(self, done: int, total: float, trained: int) -> None:
-        """Show that `done` of `total` batches of this stage are through, and `trained` of the epoch's for training."""
+    def _update(self, done: int, total: float, train_batches: int) -> None:
+        """Show `done` of the stage's `total` batches, and `train_batches` of the present epoch's training."""
         now = time.perf_counter()
-        if not self._enabled or (now - self._looked < REFRESH_SECONDS and done < total):
+        if not self._enabled or (now - self._last_refresh < REFRESH_SECONDS and done < total):
             return
-        self._looked = now
-        left = self._of_stage.left(done, total)
+        self._last_refresh = now
+        stage_left = self._stage_estimator.estimate(done, total)
         trainer = self.trainer
-        run_left, share = None, None
+        run_left, run_fraction = None, None
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            validated = done if self._stage == "validation" else 0
-            whole, so_far = total_epochs(trainer), completed_epochs(trainer, trained, validated)
-            run_left, share = self._of_run.left(so_far, whole), min(so_far / whole, 1.0)
+            val_batches = done if self._stage == "validation" else 0
+            run_epochs, epochs_done = total_epochs(trainer), completed_epochs(trainer, train_batches, val_batches)
+            run_left = self._run_estimator.estimate(epochs_done, run_epochs)
+            run_fraction = min(epochs_done / run_epochs, 1.0)
         if self._bar is not None:
-            figures = latest_metrics(trainer)
-            learning = "  ".join(figures[name] for name in ("loss", "acc1") if name in figures)
-            self._bar.show(self._stage, done, total, left=left, count=f"{done}/{total:.0f}", figures=learning)
-            if share is not None:
-                name, speed = f"epoch {epoch_label(trainer)}", figures.get("images/s", "")
-                self._bar.show(name, share, 1.0, row="run", left=run_left, count=f"{share:.0%}", figures=speed)
-        elif now - self._spoken > self.log_every_seconds:
-            self._spoken = now
-            log.info("  ".join(self._words(done, total, left, run_left)))
-
-    def _words(self, done: int, total: float, left: float | None, run_left: float | None) -> list[str]:
-        """What a line says."""
-        where = self._stage if self.trainer.state.fn != "fit" else f"epoch {epoch_label(self.trainer)}  {self._stage}"
-        words = [where, f"step {done}/{total:.0f}"]
-        if self._stage == "training":
-            words += latest_metrics(self.trainer).values()
-        if left is not None:
-            words.append(
-                f"{format_duration(left)} left"
-                + (f", {format_duration(run_left)} in all" if run_left is not None else "")
+            metrics = latest_metrics(trainer)
+            learning = "  ".join(metrics[name] for name in ("loss", "acc1") if name in metrics)
+            self._bar.show(
+                self._stage, done, total, seconds_left=stage_left, count=f"{done}/{total:.0f}", details=learning
             )
-        return words
+            if run_fraction is not None:
+                name, speed = f"epoch {epoch_label(trainer)}", metrics.get("images/s", "")
+                self._bar.show(
+                    name,
+                    run_fraction,
+                    1.0,
+                    row="run",
+                    seconds_left=run_left,
+                    count=f"{run_fraction:.0%}",
+                    details=speed,
+                )
+        elif now - self._last_log > self.log_every_seconds:
+            self._last_log = now
+            log.info("  ".join(self._log_parts(done, total, stage_left, run_left)))
+
+    def _log_parts(self, done: int, total: float, stage_left: float | None, run_left: float | None) -> list[str]:
+        """The parts of a log line: stage, step, metrics and time left in seconds."""
+        in_fit = self.trainer.state.fn == "fit"
+        parts = [f"epoch {epoch_label(self.trainer)}  {self._stage}" if in_fit else self._stage]
+        parts.append(f"step {done}/{total:.0f}")
+        if self._stage == "training":
+            parts += latest_metrics(self.trainer).values()
+        if stage_left is not None:
+            run_text = "" if run_left is None else f", {format_duration(run_left)} left in the run"
+            parts.append(f"{format_duration(stage_left)} left{run_text}")
+        return parts
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -186,57 +177,57 @@ class ProgressBar(Base):
 
 @contextmanager
 def cache_progress(total: int) -> Iterator[Report]:
-    """Show how far the filling of a cache of `total` images is: a bar on a terminal, lines in the log elsewhere."""
+    """Show the progress of filling a cache of `total` images: a bar on a terminal, log lines elsewhere."""
     with live_bar() as bar:
         if bar is None:
             with log_progress(total) as report:
                 yield report
             return
-        started, time_left = time.perf_counter(), TimeLeftEstimator()
+        start, estimator = time.perf_counter(), TimeLeftEstimator()
 
-        def show(done: int, used: int) -> None:
-            rate = done / max(time.perf_counter() - started, 1e-9)
+        def show(done: int, used_bytes: int) -> None:
+            images_per_second = done / max(time.perf_counter() - start, 1e-9)
             bar.show(
                 "filling cache",
                 done,
                 total,
-                left=time_left.left(done, total),
+                seconds_left=estimator.estimate(done, total),
                 count=f"{done:,}/{total:,}",
-                figures=f"{rate:,.0f} images/s  {format_bytes(used)}",
+                details=f"{images_per_second:,.0f} images/s  {format_bytes(used_bytes)}",
             )
 
         yield show
 
 
 def latest_metrics(trainer: Trainer) -> dict[str, str]:
-    """The latest loss, accuracy and images per second of training, each with its short name."""
-    now = trainer.progress_bar_metrics if trainer.state.fn == "fit" else {}
-    figures = {}
+    """Short name -> text, of training's latest loss, accuracy and images per second, as far as they are logged."""
+    values = trainer.progress_bar_metrics if trainer.state.fn == "fit" else {}
+    texts = {}
     for name in ("loss", "acc1"):
-        if f"train/{name}" in now:
-            figures[name] = f"{name} {float(now[f'train/{name}']):.3f}"
-    if "perf/images_per_second" in now:
-        figures["images/s"] = f"{float(now['perf/images_per_second']):,.0f} images/s"
-    return figures
+        if f"train/{name}" in values:
+            texts[name] = f"{name} {float(values[f'train/{name}']):.3f}"
+    if "perf/images_per_second" in values:
+        texts["images/s"] = f"{float(values['perf/images_per_second']):,.0f} images/s"
+    return texts
 
 
 def epoch_label(trainer: Trainer) -> str:
-    """`3/30`; without the second number where only steps are limited."""
-    most = trainer.max_epochs
-    return f"{trainer.current_epoch + 1}" + (f"/{most}" if most is not None and most > 0 else "")
+    """The present epoch, counted from 1, such as `3/30`; just `3` if only steps are limited."""
+    max_epochs = trainer.max_epochs
+    return f"{trainer.current_epoch + 1}" + (f"/{max_epochs}" if max_epochs is not None and max_epochs > 0 else "")
 
 
 def total_epochs(trainer: Trainer) -> float:
-    """How many epochs the run has, a fraction where a number of steps ends it; infinite without an end."""
-    most = float(trainer.max_epochs) if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
+    """The run's length in epochs: a fraction if `max_steps` ends it within an epoch, infinite without a limit."""
+    epochs = float(trainer.max_epochs) if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
     if trainer.max_steps > 0:
-        most = min(most, trainer.max_steps * trainer.accumulate_grad_batches / max(trainer.num_training_batches, 1))
-    return most
+        epochs = min(epochs, trainer.max_steps * trainer.accumulate_grad_batches / max(trainer.num_training_batches, 1))
+    return epochs
 
 
-def completed_epochs(trainer: Trainer, trained: float, validated: float) -> float:
-    """How many epochs are through, counted by the time that they take: `trained` and `validated` are batches."""
-    batches = trainer.num_val_batches
-    validation = EVAL_STEP_COST * (sum(batches) if isinstance(batches, list) else batches)
-    one = max(trainer.num_training_batches + validation, 1)
-    return trainer.current_epoch + min((trained + EVAL_STEP_COST * validated) / one, 1.0)
+def completed_epochs(trainer: Trainer, train_batches: float, val_batches: float) -> float:
+    """Epochs done so far, weighted by time, after `train_batches` and `val_batches` of the present epoch."""
+    limits = trainer.num_val_batches
+    val_cost = EVAL_STEP_COST * (sum(limits) if isinstance(limits, list) else limits)
+    epoch_cost = max(trainer.num_training_batches + val_cost, 1)
+    return trainer.current_epoch + min((train_batches + EVAL_STEP_COST * val_batches) / epoch_cost, 1.0)

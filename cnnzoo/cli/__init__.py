@@ -1,8 +1,8 @@
-"""What all jobs share: reading the command line, composing the configuration, one line for each error.
+"""The command line that all jobs share: overrides, the composed configuration, errors on one line.
 
-With the scripts at the root this is the only place that knows Hydra. A job is a function of the composed
-configuration; `run` checks the command line ahead of Hydra (importing nothing heavy, so that a misspelt key is answered
-in a third of a second, not in the seconds that torch takes to load), then hands over to Hydra.
+Only this package, `cnnzoo.jobs` and the scripts at the root import Hydra. `run` checks the command line before Hydra
+runs and before torch is imported. A misspelt key is therefore reported in a third of a second; importing torch alone
+takes seconds.
 """
 
 import logging
@@ -29,101 +29,122 @@ from cnnzoo.runtime import distributed
 __all__ = ["CONF", "choices", "groups", "instantiate", "prepare", "run"]
 
 LIBRARY_LOG_LEVELS = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
-"""What torch's C++ code prints past Python's warnings, of sockets and profilers, is nothing a person can act on."""
+"""Silences warnings about sockets and profilers that torch prints from C++ and that a user can do nothing about."""
 
 log = logging.getLogger(__name__)
 
 
 def run(main: Callable[[DictConfig], float | None], *, config: str, help_text: str) -> None:
-    """Run a job as `hydra.main` would, on `conf/<config>.yaml`, with the command line checked and mended first."""
-    alive = distributed.exit_with_parent()
-    typed = sys.argv[1:]
+    """Run a job as `hydra.main` does, after checking and completing the command line.
+
+    main: takes the composed configuration, returns the metric that a sweep optimizes, or None.
+    config: the name of the primary configuration, `conf/<config>.yaml`, and of the script at the root.
+    help_text: what `--help` prints above the choices.
+
+    A UserError is printed on one line, and the exit code is 1. In a multirun, the other jobs still run.
+    """
+    finished = distributed.exit_with_parent()
+    command = list(sys.argv)
     try:
-        argv, run_dir = expand_resume(distributed.strip_lightning_overrides(typed))
+        argv, run_dir = expand_resume(distributed.strip_lightning_overrides(command[1:]))
         argv, dropped = prepare(argv, config=config, help_text=help_text)
-        going_on = None if run_dir is None else resumed_config(run_dir, argv, config)
+        resumed_cfg = None if run_dir is None else resumed_config(run_dir, argv, config)
     except UserError as error:
         _exit_with_error(error)
     sys.argv[1:] = argv
     for name, value in LIBRARY_LOG_LEVELS.items():
-        os.environ.setdefault(name, value)  # read when torch is imported, which is later
-    sweep_dir = next(
-        (Path(str(parse_override(word).value())) for word in argv if word.startswith("hydra.sweep.dir=")), None
-    )
+        os.environ.setdefault(name, value)  # torch, which is imported later, reads them then
+    sweep_dir = _sweep_dir(argv)
     if sweep_dir is not None:
         print(f"sweep  {sweep_dir}", flush=True)
     failures = list(dropped)
 
-    def job(cfg: DictConfig, *, resume: bool) -> float | None:
-        """One of a sweep."""
-        if resume:
-            cfg = merge_run_config(Path(cfg.run_dir), cfg, cfg, ())
-        if not distributed.has_several_ranks(cfg.trainer):
-            return main(cfg)
-        words = [*HydraConfig.get().overrides.task, quote("run_dir", cfg.run_dir), "hydra.output_subdir=null"]
-        if resume:
-            words = [quote("resume", cfg.run_dir)]
-        return sweep.run_in_subprocess(CONF.parent / f"{config}.py", [*words, "hydra.mode=RUN"], cfg)
-
     def task(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
-        if going_on is not None:
-            cfg = going_on
+        is_multirun = settings.mode == RunMode.MULTIRUN
+        if resumed_cfg is not None:
+            cfg = resumed_cfg
         if "run_dir" in cfg:
-            cfg.run_dir = settings.runtime.output_dir  # in a multirun each job has its own
+            cfg.run_dir = settings.runtime.output_dir  # a multirun has one for each job
         try:
-            if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
-                return sweep.run_job(lambda resume: job(cfg, resume=resume), Path(cfg.run_dir))
+            if is_multirun and "run_dir" in cfg:
+                return sweep.run_job(lambda resume: _run_sweep_job(main, cfg, config, resume), Path(cfg.run_dir))
             os.environ[distributed.RUN_DIR_VARIABLE] = cfg.get("run_dir") or ""
             return main(cfg)
         except UserError as error:
-            if settings.mode != RunMode.MULTIRUN or isinstance(error, sweep.SweepError):
+            if not is_multirun or isinstance(error, sweep.SweepError):
                 _exit_with_error(error)
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            if sweep_dir is None:
+            if sweep_dir is None:  # otherwise the job's directory holds its error
                 failures.append(f"{' '.join(settings.overrides.task)}: {error}")
             log.error("%s", error_line(error))
-            return None  # a job that brought nothing; a nan would end Optuna's sweeper
+            return None  # Hydra's Optuna sweeper counts it as a failed trial, but would end at a nan
 
     task.__module__ = main.__module__
-    done = False
+    complete = False
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
-        done = True
+        complete = True
     except KeyboardInterrupt:
-        sys.exit(130)  # as a shell says of what Ctrl-C ended
+        sys.exit(130)  # 128 plus SIGINT's number, as shells report it
     finally:
-        alive.set()
+        finished.set()
         if sweep_dir is not None:
-            failures += sweep.print_summary(sweep_dir, [sys.argv[0], *typed], done)
+            failures += sweep.print_summary(sweep_dir, command, complete)
     if failures:
-        several = (
-            f"{len(failures)} jobs of this multirun failed" if len(failures) > 1 else "a job of this multirun failed"
-        )
-        sys.exit("\n".join([f"error: {several}", *(f"  {failure}" for failure in failures)]))
+        jobs = f"{len(failures)} jobs" if len(failures) > 1 else "a job"
+        sys.exit("\n".join([f"error: {jobs} of this multirun failed", *(f"  {failure}" for failure in failures)]))
+
+
+def _sweep_dir(argv: list[str]) -> Path | None:
+    for argument in argv:
+        if argument.startswith("hydra.sweep.dir="):
+            return Path(str(parse_override(argument).value()))
+    return None
+
+
+def _run_sweep_job(
+    main: Callable[[DictConfig], float | None], cfg: DictConfig, config: str, resume: bool
+) -> float | None:
+    """Run one job of a sweep in this process, or in a subprocess if it has several ranks."""
+    if resume:
+        cfg = merge_run_config(Path(cfg.run_dir), cfg, cfg, ())
+    if not distributed.has_several_ranks(cfg.trainer):
+        return main(cfg)
+    overrides = [*HydraConfig.get().overrides.task, quote("run_dir", cfg.run_dir), "hydra.output_subdir=null"]
+    if resume:
+        overrides = [quote("resume", cfg.run_dir)]
+    return sweep.run_in_subprocess(CONF.parent / f"{config}.py", [*overrides, "hydra.mode=RUN"], cfg)
 
 
 def _exit_with_error(error: UserError) -> NoReturn:
-    """End past Hydra, which would add lines of its own to the error's one."""
+    """Print the error and exit, so that Hydra adds no lines of its own."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
-    if distributed.global_rank():
-        time.sleep(5)  # if the first rank has the same to say, it ends this one meanwhile
+    if not distributed.is_rank_zero():
+        time.sleep(5)  # if rank 0 has the same error, it prints it and ends this rank meanwhile
     print(error_line(error), file=sys.stderr, flush=True)
     distributed.abort_run_dir()
     sys.exit(1)
 
 
-def instantiate(node: DictConfig, key: str, **more: Any) -> Any:
-    """`hydra.utils.instantiate`, whose complaint about an argument becomes a `UserError` that names the key."""
+def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
+    """`hydra.utils.instantiate`, which raises a UserError for bad arguments.
+
+    node: the part of the configuration to instantiate.
+    key: the key of `node`, which the error names.
+    arguments: further arguments of the call.
+    """
     try:
-        return hydra.utils.instantiate(node, **more)
+        return hydra.utils.instantiate(node, **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        name = type(cause).__name__
-        if isinstance(cause, (TypeError, ValueError)) or name in ("MisconfigurationException", "ModuleNotFoundError"):
+        # Lightning's exception is compared by name, because this module is imported without Lightning.
+        if isinstance(cause, TypeError | ValueError | ModuleNotFoundError) or (
+            type(cause).__name__ == "MisconfigurationException"
+        ):
             raise UserError(f"{key}: {cause}") from error
         raise

@@ -1,4 +1,4 @@
-"""`resume=DIR`: a command line that goes on with a run, and the configuration that it goes on with."""
+"""`resume=DIR`: the overrides and the configuration with which a run continues."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,98 +22,110 @@ FIXED_KEYS = (
     "data.image_size",
     "data.channels",
 )
-"""What a run is: a resume that changes one of these keys would be another run."""
+"""Keys that a resumed run cannot change, because the result would be another run."""
 RUN_KEYS = ("run_dir", "resume")
 
 
 def expand_resume(argv: list[str]) -> tuple[list[str], Path | None]:
-    """The command line with the words that the run of `resume=` was started with, and its directory, where one is.
+    """Replace `resume=DIR` by the overrides that the run in DIR was started with.
 
-    `resume=auto` is the run in `run_dir`, if there is one yet. Raises UserError for a directory that holds no run.
+    Overrides of this command line take precedence. `resume=auto` resumes the run in `run_dir`, or starts it there if
+    there is none yet. Returns the new arguments, and the run directory if a run is resumed. Raises UserError if the
+    directory holds no run.
     """
     args, _ = get_args_parser().parse_known_args(argv)
-    values = {key: path_value(word) for word in args.overrides for key in RUN_KEYS if word.startswith(f"{key}=")}
-    wanted = values.get("resume", "null")
-    if wanted == "null":
+    values = {key: path_value(o) for o in args.overrides for key in RUN_KEYS if o.startswith(f"{key}=")}
+    resume = values.get("resume", "null")
+    if resume == "null":
         return argv, None
     if args.multirun:
-        raise UserError(f"resume={wanted}: a sweep goes on with its own command and run_dir=DIR; leave resume out")
-    rest = [word for word in argv if word not in args.overrides or not word.startswith("resume=")]
-    if wanted == "auto":
+        raise UserError(f"resume={resume}: a sweep is resumed by its own command with run_dir=DIR; leave resume out")
+    rest = [argument for argument in argv if argument not in args.overrides or not argument.startswith("resume=")]
+    if resume == "auto":
         if "run_dir" not in values:
-            raise UserError("resume=auto needs run_dir=DIR, the same in each start: the run there goes on, or begins")
-        wanted = values["run_dir"]
-        if not _has_begun(Path(wanted)):
+            raise UserError("resume=auto needs run_dir=DIR: the run in DIR is resumed, or started if there is none yet")
+        resume = values["run_dir"]
+        if not _run_exists(Path(resume)):
             return rest, None
     elif "run_dir" in values:
-        raise UserError(f"resume={wanted}: a resumed run goes on in its own directory; leave run_dir out")
-    run_dir = Path(wanted)
+        raise UserError(f"resume={resume}: a resumed run stays in its own directory; leave run_dir out")
+    run_dir = Path(resume)
     recorded = recorded_overrides(run_dir)
     if not os.access(run_dir, os.W_OK):
-        raise UserError(f"resume={run_dir}: it cannot be written to; copy it to where it can, and resume the copy")
-    keys = {parse_override(quote_path(word)).key_or_group for word in rest if word in args.overrides} | set(RUN_KEYS)
-    before = [word for word in recorded if parse_override(word).key_or_group not in keys]
-    rest = [word for word in rest if not word.startswith("run_dir=")]
+        raise UserError(f"resume={run_dir}: the directory is not writable; resume a copy of it elsewhere")
+    new_keys = {parse_override(quote_path(o)).key_or_group for o in rest if o in args.overrides} | set(RUN_KEYS)
+    recorded = [override for override in recorded if parse_override(override).key_or_group not in new_keys]
+    rest = [argument for argument in rest if not argument.startswith("run_dir=")]
     own = [quote("resume", str(run_dir)), quote("hydra.run.dir", str(run_dir)), "hydra.output_subdir=null"]
-    return [*before, *rest, *(word for word in own if word not in rest)], run_dir
+    return [*recorded, *rest, *(override for override in own if override not in rest)], run_dir
 
 
 def resumed_config(run_dir: Path, argv: list[str], config: str) -> DictConfig:
-    """The configuration that the run in `run_dir` goes on with, when these are the words."""
-    typed = [word for word in override_args(argv) if not word.startswith(("hydra.", "hydra/"))]
-    recorded = [word for word in recorded_overrides(run_dir) if not word.startswith("run_dir=")]
-    new = [word for word in typed if word not in recorded and not word.startswith("resume=")]
-    return merge_run_config(run_dir, compose(config, recorded), compose(config, typed), new)
+    """The configuration of a resumed run; `argv` are the arguments that `expand_resume` returned."""
+    current = [override for override in override_args(argv) if not override.startswith(("hydra.", "hydra/"))]
+    recorded = [override for override in recorded_overrides(run_dir) if not override.startswith("run_dir=")]
+    new = [override for override in current if override not in recorded and not override.startswith("resume=")]
+    return merge_run_config(run_dir, compose(config, recorded), compose(config, current), new)
 
 
-def _has_begun(run_dir: Path) -> bool:
-    """Whether a run has begun there, before this command: not by its first rank, while the others still ask."""
+def _run_exists(run_dir: Path) -> bool:
+    """Whether an earlier command started a run in `run_dir`.
+
+    Ranks start at different times, so another rank of this command may have written `.hydra/` already. Checkpoints are
+    written only after all ranks have started.
+    """
     if distributed.launched_by_torchrun() or distributed.launched_by_slurm():
-        return any(run_dir.glob("checkpoints/*.ckpt"))  # which none writes until all are at work
+        return any(run_dir.glob("checkpoints/*.ckpt"))
     return (run_dir / ".hydra" / "overrides.yaml").is_file()
 
 
 def recorded_overrides(run_dir: Path) -> list[str]:
-    """The words that a run was started with, as Hydra has them. Raises UserError where there is no run."""
-    recorded = run_dir / ".hydra" / "overrides.yaml"
+    """The overrides that a run was started with, from its `.hydra/overrides.yaml`. Raises UserError without a run."""
+    path = run_dir / ".hydra" / "overrides.yaml"
     if not run_dir.is_dir():
-        raise UserError(f"resume={run_dir}: there is no such directory; type the run's, which holds checkpoints/")
-    if not recorded.is_file():
-        raise UserError(f"resume={run_dir} holds no run: it lacks .hydra/overrides.yaml")
-    words = [str(word) for word in OmegaConf.load(recorded)]
-    return [word for word in words if not word.startswith("sweep=")]  # what a job of one was told is in its others
+        raise UserError(f"resume={run_dir}: no such directory; expected a run directory, which contains checkpoints/")
+    if not path.is_file():
+        raise UserError(f"resume={run_dir}: the directory holds no run; .hydra/overrides.yaml is missing")
+    overrides = [str(override) for override in OmegaConf.load(path)]
+    # A job of a sweep has the values of the sweep in its other overrides.
+    return [override for override in overrides if not override.startswith("sweep=")]
 
 
-def merge_run_config(run_dir: Path, before: DictConfig, after: DictConfig, words: Sequence[str]) -> DictConfig:
-    """The run's own configuration, with what `after`, composed with these words more, has otherwise than `before`.
+def merge_run_config(run_dir: Path, before: DictConfig, after: DictConfig, new_overrides: Sequence[str]) -> DictConfig:
+    """The saved configuration of the run in `run_dir`, with every difference between `before` and `after` applied.
 
-    So a run keeps its settings even where a default has changed since. `resume` becomes the words. Raises UserError for
-    a change of what the run is: its network, its data, its seed.
+    before: the configuration composed with the recorded overrides.
+    after: the configuration composed with the recorded and the new overrides.
+    new_overrides: stored as `resume` in the result.
+
+    So a run keeps its settings even if a default in `conf/` has changed since it started. Raises UserError if one of
+    `FIXED_KEYS` differs.
     """
     saved = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
     assert isinstance(saved, DictConfig)
     OmegaConf.set_struct(saved, False)
-    was, now = dict(_leaves(before)), dict(_leaves(after))
-    for key in [*was, *(key for key in now if key not in was)]:
-        if key in RUN_KEYS or (key in now and key in was and now[key] == was[key]):
+    old_values, new_values = dict(_leaves(before)), dict(_leaves(after))
+    for key in [*old_values, *(key for key in new_values if key not in old_values)]:
+        if key in RUN_KEYS or (key in new_values and key in old_values and new_values[key] == old_values[key]):
             continue
         if any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED_KEYS):
-            then = OmegaConf.select(saved, key, default=None)
+            saved_value = OmegaConf.select(saved, key, default=None)
             raise UserError(
-                f"{key}={now.get(key)}: the run in {run_dir} has {then}, and goes on with the same network and data; "
-                "leave it out, or start a new run"
+                f"{key}={new_values.get(key)}: the run in {run_dir} has {saved_value}, and a resumed run keeps its "
+                "network, data and seed; leave it out, or start a new run"
             )
-        if key in now:
-            OmegaConf.update(saved, key, now[key], force_add=True)
-        elif OmegaConf.select(saved, key.rpartition(".")[0]) is not None:
-            del OmegaConf.select(saved, key.rpartition(".")[0])[key.rpartition(".")[2]]
-    saved.run_dir, saved.resume = str(run_dir), list(words)
+        parent, _, name = key.rpartition(".")
+        if key in new_values:
+            OmegaConf.update(saved, key, new_values[key], force_add=True)
+        elif OmegaConf.select(saved, parent) is not None:
+            del OmegaConf.select(saved, parent)[name]
+    saved.run_dir, saved.resume = str(run_dir), list(new_overrides)
     OmegaConf.set_struct(saved, True)
     return saved
 
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each dotted key with its value, interpolations as they are written."""
+    """Each dotted key with its value; interpolations are not resolved."""
     for name in map(str, cfg):
         node: Any = cfg._get_node(name)
         if isinstance(node, DictConfig) and not node._is_interpolation() and len(node):

@@ -1,6 +1,6 @@
-"""Images: where they come from, in which order, what is done to them, how they reach the device.
+"""Image data: data sets, augmentation, the RAM cache and the loaders.
 
-`cnnzoo.data.datamodule.DataModule` puts it together; it alone needs Lightning.
+`cnnzoo.data.datamodule.DataModule` combines them. It is the only module here that needs Lightning.
 """
 
 from cnnzoo.data.cache.cache import Cache

@@ -1,4 +1,4 @@
-"""The Lightning data module: a source, an order, an augmentation and a loader, put together."""
+"""The Lightning data module: combines a data set, the sampler, the augmentation, the cache and a loader."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
+from cnnzoo.checks import check_choice, check_int
 from cnnzoo.data.cache.cache import Cache, fill_once_per_machine
 from cnnzoo.data.cache.fill import Progress
 from cnnzoo.data.cache.shared_memory import ImageStore
@@ -20,14 +21,18 @@ from cnnzoo.errors import UserError
 
 
 class DataModule(pl.LightningDataModule):
-    """All that a net is trained and tested on. Building one lists files and nothing more.
+    """The images of one data set, with a loader for each split. Constructing it lists files but reads no images.
 
-    `source` is called as `source(root=root, split_seed=split_seed)`; `loader` is `TorchLoader` or one like it, its
-    own options bound with functools.partial. `batch_size` is per process. `image_size` and `channels` are what was
-    typed, or None; `proposed_image_size` and `proposed_channels` are the data set's; `settle` decides, and from then on
-    `settled_image_size`, `settled_channels`, `settled_mean`, `settled_std` and `preprocess` are there.
+    source: a class such as `ImageFolder`, called as `source(root=root, split_seed=split_seed)`.
+    batch_size: per process.
+    image_size, channels: requested by the user; None leaves the decision to `set_input` or the data set.
+    loader: `TorchLoader` or a class like it, with its own options bound by `functools.partial`.
+    fill_progress: shows the progress while the cache is filled; see `cnnzoo.data.cache.fill`.
 
-    Without a trainer it acts as rank 0 of 1. Raises UserError for values that cannot be.
+    `proposed_image_size` and `proposed_channels` are the data set's. After `set_input`, `resolved_image_size`,
+    `resolved_channels`, `resolved_mean`, `resolved_std`, `resolved_augment` and `preprocess` are set.
+
+    Without a trainer it acts as rank 0 of 1. Raises UserError for values out of range.
     """
 
     def __init__(
@@ -41,55 +46,52 @@ class DataModule(pl.LightningDataModule):
         image_size: int | None = None,
         channels: int | None = None,
         seed: int = 0,
-        augment: Augment = Augment(),  # noqa: B008 - it is frozen
+        augment: Augment = Augment(),  # noqa: B008 - a frozen dataclass
         cache: Cache = Cache(mode="none"),  # noqa: B008
         on_bad_file: Literal["error", "skip"] = "error",
         loader: Callable[..., Any] = TorchLoader,
         fill_progress: Progress | None = None,
     ) -> None:
         super().__init__()
-        _check("data.batch_size", batch_size, 1)
-        _check("data.split_seed", split_seed, 0)
+        check_int("data.batch_size", batch_size, minimum=1)
+        check_int("data.split_seed", split_seed, minimum=0)
         if image_size is not None:
-            _check("data.image_size", image_size, 1)
-        if channels not in (None, 1, 3):
-            raise UserError(f"data.channels={channels}: it can be 1 (grey) or 3 (colour)")
-        if on_bad_file not in BAD_FILE_POLICIES:
-            raise UserError(f"data.on_bad_file={on_bad_file}: it can be {' or '.join(BAD_FILE_POLICIES)}")
+            check_int("data.image_size", image_size, minimum=1)
+        if channels is not None:
+            check_choice("data.channels", channels, (1, 3), note="(1 is grey, 3 is RGB)")
+        check_choice("data.on_bad_file", on_bad_file, BAD_FILE_POLICIES)
         self.source = source(root=root, split_seed=split_seed)
         self.name = name or self.source.name
         self.classes = self.source.classes
-        self.batch_size, self.image_size, self.channels = batch_size, image_size, channels
+        self.batch_size = batch_size
+        self.requested_image_size, self.requested_channels = image_size, channels
         self.seed, self.augment, self.loader = seed, augment, loader
         self.cache, self.on_bad_file = cache, on_bad_file
         self.fill_progress = fill_progress
         self.input_resolved = False
         self._stores: dict[str, ImageStore] = {}
         self._loaders: dict[str, Any] = {}
-        self._start = 0  # the batch that training begins with
+        self._start_batch = 0  # the batch of its epoch that training starts with
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.classes)
 
     @property
     def proposed_image_size(self) -> int:
-        """The image size that suits the data."""
         return self.source.image_size
 
     @property
     def proposed_channels(self) -> int:
-        """1 where the images are grey, else 3."""
+        """1 if the images are grey, else 3."""
         return self.source.channels
 
     def split(self, name: str) -> Split | None:
-        """The split "train", "val" or "test"; None where there is no such split."""
+        """The split "train", "val" or "test", or None if the data set has no such split."""
         return self.source.split(name)
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a test split."""
         return self.split("test") is not None
 
     def set_input(
@@ -101,11 +103,12 @@ class DataModule(pl.LightningDataModule):
         std: Sequence[float] | None = None,
         eval_resize: float | None = None,
     ) -> None:
-        """Decide what the net is given.
+        """Set the size, channels and normalization of the images that the network gets.
 
-        `mean` and `std`, of pixels 0 to 1, and `eval_resize` are what pretrained weights were trained with; what the
-        augmentation was given goes before them, and the data's statistics stand in where there are neither. Statistics
-        of three channels are averaged for one, those of one repeated for three.
+        `mean` and `std`, for pixel values from 0 to 1, and `eval_resize` are those that pretrained weights were trained
+        with. Values set in `augment` take precedence; without either, the data set's statistics are used. The values of
+        three channels are averaged for grey images, and one value is repeated for three channels. Closes the loaders
+        and drops the cache.
         """
         self.resolved_image_size, self.resolved_channels = image_size, channels
         self.resolved_mean = _per_channel("mean", self.augment.mean or mean or self.source.mean, channels)
@@ -117,13 +120,13 @@ class DataModule(pl.LightningDataModule):
             eval_resize=self.augment.eval_resize or eval_resize,
         )
         self.input_resolved = True
-        self._close()  # loaders made for another size
+        self._close_loaders()  # they were created for the previous size
         self._stores = {}
 
     def variant(self, **changes: Any) -> "DataModule":
-        """The same data, settled alike, with other attributes: `loader`, `cache` or `source`.
+        """A copy with other attributes (`loader`, `cache` or `source`), the same resolved input, and its own loaders.
 
-        It has loaders of its own, and shares the filled cache unless that, or what is in it, is another.
+        The copy shares the filled cache unless `cache` or `source` changes.
         """
         other = copy(self)
         other._loaders = {}
@@ -135,7 +138,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def preprocess(self) -> dict[str, Any]:
-        """What inference needs, as plain values: `Preprocess(**values)` does to an image what evaluation does."""
+        """The arguments of `Preprocess`, as plain types, that process an image as evaluation does."""
         return {
             "image_size": self.resolved_image_size,
             "eval_resize": self.resolved_augment.effective_eval_resize,
@@ -145,27 +148,27 @@ class DataModule(pl.LightningDataModule):
         }
 
     def preprocessor(self) -> Preprocess:
-        """`Preprocess` with these values."""
+        """`Preprocess` with the arguments `preprocess`."""
         return Preprocess(**self.preprocess)
 
     def setup(self, stage: str | None = None) -> None:
-        """Settle with what was typed, else proposed, if nobody has decided yet; for fitting, fill the cache.
+        """For stage "fit", fill the cache with train and val; test is not cached, because it is read only once.
 
-        What is trained and validated on is cached; what is tested is read once. `trainer.fast_dev_run` caches nothing.
+        Uses the requested, else the proposed, size and channels if `set_input` was not called. With
+        `trainer.fast_dev_run` nothing is cached.
         """
         if not self.input_resolved:
             self.set_input(
-                image_size=self.image_size or self.proposed_image_size,
-                channels=self.channels or self.proposed_channels,
+                image_size=self.requested_image_size or self.proposed_image_size,
+                channels=self.requested_channels or self.proposed_channels,
             )
-        quick = bool(self.trainer and getattr(self.trainer, "fast_dev_run", False))
-        if stage == "fit" and not self._stores and not quick:
-            self._close()
+        fast_dev_run = bool(self.trainer and getattr(self.trainer, "fast_dev_run", False))
+        if stage == "fit" and not self._stores and not fast_dev_run:
+            self._close_loaders()
             splits = {name: self.split(name) for name in ("train", "val")}
-            wanted = {name: split for name, split in splits.items() if split is not None and split.paths is not None}
             self._stores = fill_once_per_machine(
                 self.cache,
-                wanted,
+                {name: split for name, split in splits.items() if split is not None and split.paths is not None},
                 channels=self.resolved_channels,
                 on_bad_file=self.on_bad_file,
                 trainer=self.trainer,
@@ -173,48 +176,47 @@ class DataModule(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> Any:
-        """Batches in a new order each epoch."""
+        """The training loader, reshuffled in each epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> Any:
-        """Every image of val, once."""
         return self._loader("val")
 
     def test_dataloader(self) -> Any:
-        """Every image of test, once; an empty list where there is no test split."""
+        """The test loader, or an empty list if there is no test split."""
         return self._loader("test") if self.has_test else []
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Images to normalized float32, channels last in memory, on the device where they are; labels as they are."""
+        """Normalize the images to float32 (N, C, H, W), channels-last in memory; the labels are unchanged."""
         images, labels = batch
         return normalize(images, self.resolved_mean, self.resolved_std), labels
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches of its epoch the training has done, and what makes that number mean the same again."""
-        done = 0
+        """The completed batches of this epoch, and the properties of the data that must not change until resuming."""
+        completed = 0
         if self.trainer is not None:
             batches = self.trainer.num_training_batches
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-            done = int(done % batches) if batches else 0  # an epoch's end is the next one's beginning
-        return {"batch": done, **self._facts()}
+            completed = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            completed = int(completed % batches) if batches else 0  # a completed epoch: the next one starts at 0
+        return {"batch": completed, **self._fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let training go on with the batch after those done. Raises UserError where the data is not the same."""
-        for name, now in self._facts().items():
-            then = state_dict[name]
-            if now == then:
+        """Resume after the completed batches. Raises UserError if the data or the images per step have changed."""
+        for name, value in self._fingerprint().items():
+            saved = state_dict[name]
+            if value == saved:
                 continue
             if name == "images per step":
                 raise UserError(
-                    f"data.batch_size={self.batch_size}: {now} images per step on all devices together, the run had "
-                    f"{then}, and only with as many it can go on: type data.batch_size={then * self.batch_size // now}"
+                    f"data.batch_size={self.batch_size}: {value} images per step on all devices together, expected "
+                    f"{saved} as before the run was stopped; type data.batch_size={saved * self.batch_size // value}"
                 )
-            raise UserError(f"the data has changed since this run was stopped: {name} were {then}, are {now}")
-        self._start = state_dict["batch"]
+            raise UserError(f"the data has changed since this run was stopped: {name} were {saved}, are now {value}")
+        self._start_batch = state_dict["batch"]
         if "train" in self._loaders:
-            self._loaders["train"].sampler.start_at(self._start)
+            self._loaders["train"].sampler.start_at(self._start_batch)
 
-    def _facts(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, Any]:
         train = self.split("train")
         assert train is not None
         world_size = self.trainer.world_size if self.trainer else 1
@@ -225,54 +227,53 @@ class DataModule(pl.LightningDataModule):
         }
 
     def teardown(self, stage: str | None = None) -> None:
-        """End the loaders' workers, and let go of the cache."""
-        self._close()
+        self._close_loaders()
         self._stores = {}
 
-    def _loader(self, name: str) -> Any:
-        """The split's loader: one, so that its workers live on when Lightning asks again."""
+    def build_loader(self, name: str, *, start_batch: int = 0) -> Any:
+        """Build a new loader of the split; its first iteration begins at `start_batch`. The caller closes it."""
         assert name in SPLITS
+        self.setup()
+        split = self.split(name)
+        assert split is not None
+        if name in self._stores:
+            split = replace(split, store=self._stores[name])
+        trainer = self.trainer
+        sampler = EpochSampler(
+            len(split),
+            self.batch_size,
+            seed=self.seed,
+            train=name == "train",
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            frozen=bool(trainer and getattr(trainer, "overfit_batches", 0)),
+        )
+        sampler.start_at(start_batch)
+        return self.loader(
+            split,
+            sampler,
+            augment=self.resolved_augment,
+            train=name == "train",
+            image_size=self.resolved_image_size,
+            channels=self.resolved_channels,
+            seed=self.seed,
+            on_bad_file=self.on_bad_file,
+            device=trainer.strategy.root_device if trainer else None,
+        )
+
+    def _loader(self, name: str) -> Any:
+        """The split's loader. It is created once, so that its workers stay alive between epochs."""
         if name not in self._loaders:
-            self.setup()
-            split = self.split(name)
-            assert split is not None
-            if name in self._stores:
-                split = replace(split, store=self._stores[name])
-            train, trainer = name == "train", self.trainer
-            sampler = EpochSampler(
-                len(split),
-                self.batch_size,
-                seed=self.seed,
-                train=train,
-                rank=trainer.global_rank if trainer else 0,
-                world_size=trainer.world_size if trainer else 1,
-                frozen=bool(trainer and getattr(trainer, "overfit_batches", 0)),
-            )
-            if train:
-                sampler.start_at(self._start)
-                self._start = 0
-            self._loaders[name] = self.loader(
-                split,
-                sampler,
-                augment=self.resolved_augment,
-                train=train,
-                image_size=self.resolved_image_size,
-                channels=self.resolved_channels,
-                seed=self.seed,
-                on_bad_file=self.on_bad_file,
-                device=trainer.strategy.root_device if trainer else None,
-            )
+            start_batch = 0
+            if name == "train":
+                start_batch, self._start_batch = self._start_batch, 0
+            self._loaders[name] = self.build_loader(name, start_batch=start_batch)
         return self._loaders[name]
 
-    def _close(self) -> None:
+    def _close_loaders(self) -> None:
         for loader in self._loaders.values():
             loader.close()
         self._loaders = {}
-
-
-def _check(key: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{key}={value}: it must be a whole number, at least {least}")
 
 
 def _per_channel(field: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -283,4 +284,4 @@ def _per_channel(field: str, values: Sequence[float], channels: int) -> tuple[fl
         return values * channels
     if channels == 1 and len(values) == 3:
         return (sum(values) / 3,)
-    raise UserError(f"augment.{field}={list(values)}: {len(values)} numbers for {channels} channel(s)")
+    raise UserError(f"augment.{field}={list(values)}: {len(values)} numbers, expected 1 or 3")

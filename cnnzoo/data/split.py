@@ -1,4 +1,4 @@
-"""What a data set hands on: a split's labels, with its pixels or the paths of its files; and how splits are made."""
+"""A data set split (labels, with pixels or file paths), the protocol of a data set, and stratified splitting."""
 
 import math
 import os
@@ -19,27 +19,30 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """N images with their labels. Each array is one block of memory, so that forked workers share it as it is."""
+    """N labels and the images they belong to: either `pixels` or `paths`.
+
+    Each array is one block of memory without Python objects, so forked workers share it without copying pages.
+    """
 
     labels: npt.NDArray[np.int64]  # (N,)
     pixels: npt.NDArray[np.uint8] | None = None  # (N, H, W, C)
-    paths: npt.NDArray[np.bytes_] | None = None  # (N,), by os.fsencode
-    store: "ImageStore | None" = None  # of the images of `paths` that are in RAM
+    paths: npt.NDArray[np.bytes_] | None = None  # (N,), encoded by os.fsencode
+    store: "ImageStore | None" = None  # the cached images of `paths`
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """The file of image `index`."""
+        """The path of image `index`."""
         assert self.paths is not None
         return os.fsdecode(self.paths[index])
 
 
 class Source(Protocol):
-    """A data set: its facts, which cost no more than a listing of files, and its splits.
+    """A data set: its properties and its splits. Reading a property may list files but does not read all images.
 
-    Built as `source(root=..., split_seed=...)`. `channels` and `image_size` are proposals: what the images have, or
-    what suits them. `mean` and `std` are per channel, of pixels from 0 to 1.
+    It is constructed as `source(root=..., split_seed=...)`. `channels` and `image_size` are proposals: those of the
+    images, or values that suit them. `mean` and `std` are per channel, for pixel values from 0 to 1.
     """
 
     @property
@@ -61,12 +64,12 @@ class Source(Protocol):
     def std(self) -> tuple[float, ...]: ...
 
     def split(self, name: str) -> Split | None:
-        """The split "train", "val" or "test"; None where there is no such split."""
+        """The split "train", "val" or "test", or None if the data set has no such split."""
         ...
 
 
 def reject_root(name: str, root: str | None) -> None:
-    """Raise UserError for a typed root, by a data set that takes none."""
+    """Raise UserError if `root` is set, for a data set that reads no files."""
     if root is not None:
         raise UserError(f"data.root={root}: data={name} reads no files and takes no root; leave data.root out")
 
@@ -74,29 +77,29 @@ def reject_root(name: str, root: str | None) -> None:
 def stratified_split(
     labels: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(rest, part): indices into `labels`, ascending; `part` holds `fraction` of them, of every class its share.
+    """Split the indices of `labels` into (rest, part), both ascending; `part` gets `fraction` of each class.
 
-    A function of the arguments alone. The part's size is rounded up; what the classes' shares leave over in rounding
-    goes to those that lost most by it. Every class has at least one image in each of the two. Raises ValueError where a
-    class has fewer than two.
+    The result depends on the arguments only. The size of `part` is rounded up, and each class's share is rounded down.
+    The classes that lost most by rounding down get the remaining images. Every class has at least one image in both
+    results. Raises ValueError if a class has fewer than two images.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if len(counts) and counts.min() < 2:
-        raise ValueError(f"class {classes[counts.argmin()]} has one image, which cannot be in both parts")
-    exact = counts * fraction
-    shares = np.maximum(1, np.floor(exact)).astype(np.int64)
-    missing = math.ceil(round(len(labels) * fraction, 6)) - shares.sum()
-    for at in np.argsort(shares - exact, kind="stable")[: max(0, missing)]:
-        shares[at] += shares[at] + 1 < counts[at]
+        raise ValueError(f"class {classes[counts.argmin()]} has one image, expected at least two to split it")
+    exact_sizes = counts * fraction
+    sizes = np.maximum(1, np.floor(exact_sizes)).astype(np.int64)
+    remaining = math.ceil(round(len(labels) * fraction, 6)) - sizes.sum()
+    for row in np.argsort(sizes - exact_sizes, kind="stable")[: max(0, remaining)]:
+        sizes[row] += sizes[row] + 1 < counts[row]
     order = permutation(SPLIT_STREAM, seed, 0, len(labels))
-    chosen = [order[labels[order] == label][:share] for label, share in zip(classes, shares, strict=True)]
-    is_part = np.zeros(len(labels), bool)
-    is_part[np.concatenate([np.empty(0, np.int64), *chosen])] = True
-    return np.flatnonzero(~is_part), np.flatnonzero(is_part)
+    selected = [order[labels[order] == label][:size] for label, size in zip(classes, sizes, strict=True)]
+    in_part = np.zeros(len(labels), bool)
+    in_part[np.concatenate([np.empty(0, np.int64), *selected])] = True
+    return np.flatnonzero(~in_part), np.flatnonzero(in_part)
 
 
 def train_val_test_split(labels: npt.NDArray[np.int64], seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Indices of train, val and test for a set without splits of its own: a fifth is test, a tenth of the rest val."""
+    """Indices of train, val and test, stratified. Test is a fifth of all images, val a tenth of the rest."""
     rest, test = stratified_split(labels, 1 / 5, seed)
     train, val = stratified_split(labels[rest], 1 / 10, seed)
     return {"train": rest[train], "val": rest[val], "test": test}

@@ -1,4 +1,4 @@
-"""The job `describe.py`: a network layer by layer, a block beside its rival, the zoo as a table and as a picture."""
+"""The job `describe.py`: a network layer by layer, two blocks side by side, or the zoo as a table and as a chart."""
 
 from cnnzoo.describe.show import show_block, show_network, show_zoo
 

@@ -1,4 +1,4 @@
-"""Blocks beside their rivals: the questions that lectures and papers ask of them."""
+"""Pairs of blocks to compare, from the questions that lectures and papers ask about them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,19 +13,22 @@ from cnnzoo.models.squeezenet import Fire
 
 @dataclass(frozen=True)
 class BlockComparison:
-    """What is asked, of what input, and two modules, `block(channels)`, that answer it."""
+    """A question about two blocks, and the default input to compare them on.
 
-    text: str
+    `blocks` maps a label to a constructor, `block(channels)`, for each of the two.
+    """
+
+    question: str
     channels: int
     image_size: int
-    answers: Mapping[str, Callable[[int], nn.Module]]
-    multiple: int = 1
-    """What the channels must be a multiple of."""
+    blocks: Mapping[str, Callable[[int], nn.Module]]
+    channels_multiple: int = 1
+    """The number of channels must be a multiple of this."""
     note: str = ""
 
 
-class Branches(nn.Module):
-    """(N, in, H, W) -> (N, sum of the branches' maps, H, W): every branch sees the input, their maps are joined."""
+class ParallelBranches(nn.Module):
+    """(N, in, H, W) -> (N, sum of the branches' channels, H, W): apply all branches to the input and concatenate."""
 
     def __init__(self, **branches: nn.Module) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ class Branches(nn.Module):
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    """(N, in, H, W) -> (N, out, H, W), without biases, which the lectures do not count."""
+    """(N, in, H, W) -> (N, out, H, W), without a bias, because the lectures do not count biases."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
 
 
@@ -47,15 +50,15 @@ def pool() -> nn.MaxPool2d:
 
 
 def inception_naive(channels: int) -> nn.Module:
-    """(N, channels, H, W) -> (N, 416 + channels, H, W), Figure 2(a) with the lecture's widths."""
-    return Branches(
+    """(N, channels, H, W) -> (N, 416 + channels, H, W), Figure 2(a) with the widths of the lecture."""
+    return ParallelBranches(
         conv1x1=conv(channels, 128, 1), conv3x3=conv(channels, 192, 3), conv5x5=conv(channels, 96, 5), pool=pool()
     )
 
 
 def inception(channels: int) -> nn.Module:
-    """(N, channels, H, W) -> (N, 480, H, W), Figure 2(b) with the lecture's widths."""
-    return Branches(
+    """(N, channels, H, W) -> (N, 480, H, W), Figure 2(b) with the widths of the lecture."""
+    return ParallelBranches(
         conv1x1=conv(channels, 128, 1),
         conv3x3=nn.Sequential(conv(channels, 64, 1), conv(64, 192, 3)),
         conv5x5=nn.Sequential(conv(channels, 64, 1), conv(64, 96, 5)),
@@ -65,14 +68,14 @@ def inception(channels: int) -> nn.Module:
 
 BLOCKS = {
     "inception": BlockComparison(
-        "What do bottlenecks of 64 maps save an inception module? (GoogLeNet, Figure 2; CS231n, lecture 9)",
+        "How much do bottlenecks of 64 channels save in an inception module? (GoogLeNet, Figure 2; CS231n, lecture 9)",
         256,
         28,
         {"naive": inception_naive, "with bottlenecks": inception},
-        note="The lecture's slide sums the second to 358M: it counts the 3x3 convolution twice.",
+        note="The slide of the lecture gives 358M for the second: it counts the 3x3 convolution twice.",
     ),
     "stack": BlockComparison(
-        "What do three 3x3 convolutions save over one of 7x7 that sees as much? (VGG, section 2.3)",
+        "How much do three 3x3 convolutions save over one 7x7 with the same receptive field? (VGG, section 2.3)",
         64,
         56,
         {
@@ -81,34 +84,34 @@ BLOCKS = {
         },
     ),
     "residual": BlockComparison(
-        "What does a bottleneck save a residual block of the same width? (ResNet, Figure 5)",
+        "How much does a bottleneck save over a basic block with the same number of channels? (ResNet, Figure 5)",
         256,
         56,
         {"basic": lambda c: BasicBlock(c, c, 1), "bottleneck": lambda c: Bottleneck(c, c // 4, 1)},
-        multiple=4,
+        channels_multiple=4,
     ),
     "resnext": BlockComparison(
-        "What do 32 groups of 4 maps cost in place of one of 64? (ResNeXt, Figure 1)",
+        "What do 32 groups of 4 channels cost compared with one group of 64? (ResNeXt, Figure 1)",
         256,
         56,
         {
             "bottleneck": lambda c: Bottleneck(c, c // 4, 1),
             "32 groups": lambda c: Bottleneck(c, c // 4, 1, cardinality=32, bottleneck_width=4),
         },
-        multiple=64,
+        channels_multiple=64,
     ),
     "fire": BlockComparison(
-        "What does a fire module save over a 3x3 convolution? (SqueezeNet, Figure 1)",
+        "How much does a fire module save over a 3x3 convolution? (SqueezeNet, Figure 1)",
         128,
         56,
         {
             "3x3": lambda c: nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(inplace=True)),
             "fire": lambda c: Fire(c, c // 8, c // 2),
         },
-        multiple=8,
+        channels_multiple=8,
     ),
     "dense": BlockComparison(
-        "What does a bottleneck save a dense layer that adds 32 maps? (DenseNet, section 3)",
+        "How much does a bottleneck save in a dense layer that adds 32 channels? (DenseNet, section 3)",
         512,
         14,
         {

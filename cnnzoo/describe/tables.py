@@ -1,6 +1,7 @@
-"""Tables: on the terminal, as wide as it is, and as CSV with every figure exact."""
+"""Tables for the terminal, as wide as the terminal, and for CSV files, with exact numbers."""
 
 import csv
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +16,20 @@ from cnnzoo.describe.trace import Layer
 from cnnzoo.errors import UserError
 
 LEGEND = (
-    "conv and pool: kernel, /stride, p padding, g groups, output maps. "
-    "Memory: what a layer puts out, one image in float32."
+    "conv and pool: kernel, /stride, p padding, g groups, output channels. "
+    "Memory: the output of a layer for one image in float32."
 )
 
 
-def console() -> Console:
-    """The terminal; what goes to a file or a pipe is not folded to the width of some terminal."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(width=wide, highlight=False)
+def make_console() -> Console:
+    """A console for tables. Output to a file or a pipe is 160 columns wide, unless `COLUMNS` is set."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    return Console(width=width, highlight=False)
 
 
-def layer_table(whole: Layer, given: Sequence[int], depth: int, width: int) -> Table:
-    """The layers that `depth` levels open, a line for each, and their sums; `given` is the shape of the input."""
-    layers = list(whole.opened(depth))
+def layer_table(net: Layer, input_shape: Sequence[int], depth: int, width: int) -> Table:
+    """One row for each layer at `depth`, and the totals. `width` is the width of the terminal in columns."""
+    layers = list(net.at_depth(depth))
     table = Table(
         box=None,
         pad_edge=False,
@@ -37,21 +38,21 @@ def layer_table(whole: Layer, given: Sequence[int], depth: int, width: int) -> T
         show_footer=True,
         footer_style="bold",
     )
-    short = all(len(layer.name) <= 24 for layer in layers)  # so that 80 columns break the kinds, not the names
-    table.add_column("layer", "total", overflow="fold", no_wrap=short)
+    short_names = all(len(layer.name) <= 24 for layer in layers)  # then 80 columns wrap the kinds, not the names
+    table.add_column("layer", "total", overflow="fold", no_wrap=short_names)
     table.add_column("", overflow="fold")
-    memory = 4 * _num_elements(given)
+    memory = 4 * math.prod(input_shape)
     for header, footer in (
-        ("output", shape_text(whole.shape)),
-        ("parameters", f"{whole.parameters:,}"),
-        ("multiply-\naccumulates", f"{whole.multiply_accumulates:,}"),
-        ("memory,\nKiB", _kib(memory + whole.memory)),
+        ("output", shape_text(net.shape)),
+        ("parameters", f"{net.parameters:,}"),
+        ("multiply-\naccumulates", f"{net.multiply_accumulates:,}"),
+        ("memory,\nKiB", _kib(memory + net.memory)),
     ):
         table.add_column(header, footer, justify="right", no_wrap=True)
-    table.add_row("input", "", shape_text(given), "", "", _kib(memory))
-    for _, together in groupby(layers, key=lambda layer: layer.name.rpartition(".")[0].split(".")[0]):
+    table.add_row("input", "", shape_text(input_shape), "", "", _kib(memory))
+    for _, group in groupby(layers, key=lambda layer: layer.name.rpartition(".")[0].split(".")[0]):
         table.add_row()
-        for layer in together:
+        for layer in group:
             table.add_row(
                 layer.name,
                 layer.label,
@@ -65,8 +66,8 @@ def layer_table(whole: Layer, given: Sequence[int], depth: int, width: int) -> T
     return table
 
 
-def layer_rows(whole: Layer, depth: int) -> list[dict[str, Any]]:
-    """The same for CSV; memory in bytes, without the input's."""
+def layer_rows(net: Layer, depth: int) -> list[dict[str, Any]]:
+    """The rows of `layer_table` for CSV. Memory is in bytes; the input is left out."""
     return [
         {
             "layer": layer.name,
@@ -76,12 +77,12 @@ def layer_rows(whole: Layer, depth: int) -> list[dict[str, Any]]:
             "multiply_accumulates": layer.multiply_accumulates,
             "memory_bytes": layer.memory,
         }
-        for layer in whole.opened(depth)
+        for layer in net.at_depth(depth)
     ]
 
 
 def zoo_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """The zoo. Below a width of 130 the family is left out and figures are rounded, so that 80 are enough."""
+    """The table of all networks; below 130 columns without the family and with rounded numbers, to fit 80 columns."""
     wide = width >= 130
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0))
     number = "{:,}".format if wide else format_count
@@ -99,11 +100,12 @@ def zoo_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
             "IMAGENET1K_", ""
         ),
     }
-    for place, header in enumerate(columns):
-        figures = list(columns).index("top-1") - 3 <= place <= list(columns).index("top-1")
-        table.add_column(header, justify="right" if figures else "left", no_wrap=True)
-    for place, (_, family) in enumerate(groupby(rows, key=lambda row: row["family"])):
-        if place:
+    top1 = list(columns).index("top-1")
+    for index, header in enumerate(columns):
+        numeric = top1 - 3 <= index <= top1
+        table.add_column(header, justify="right" if numeric else "left", no_wrap=True)
+    for index, (_, family) in enumerate(groupby(rows, key=lambda row: row["family"])):
+        if index:
             table.add_row()
         for row in family:
             table.add_row(*(text(row) for text in columns.values()))
@@ -111,7 +113,7 @@ def zoo_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that have the same keys."""
+    """Write rows with equal keys to a CSV file; raises `UserError` if the file cannot be written."""
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
@@ -126,13 +128,6 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _num_elements(shape: Sequence[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
-
-
 def _count(number: int) -> str:
     return f"{number:,}" if number else ""
 
@@ -142,7 +137,7 @@ def _kib(bytes_: int) -> str:
 
 
 def format_count(number: int) -> str:
-    """Three digits: `61.1M`, `4.09G`."""
+    """Round to three digits: `61.1M`, `4.09G`."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= 0.9995 * size:
             return f"{number / size:#.3g}".rstrip(".") + unit

@@ -1,1 +1,1 @@
-"""The jobs of the command line: each module has one `main`, which takes the composed configuration."""
+"""The jobs of the command line. Each module has a `main`, which takes the composed configuration."""

@@ -4,8 +4,8 @@ from omegaconf import DictConfig
 
 
 def main(cfg: DictConfig) -> None:
-    """Print what is asked for: a network, a block, or the zoo."""
-    # Imported here because torch takes seconds to load, and a misspelt key is reported without it.
+    """Print a block, a network, or the whole zoo, whichever the configuration selects."""
+    # Imported here because torch takes seconds to load, and a misspelt key is reported without torch.
     from cnnzoo import describe
 
     if cfg.block is not None:

@@ -6,8 +6,8 @@ from cnnzoo import cli
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Train as configured; returns the metric that a sweep optimizes."""
-    # Imported here because torch takes seconds to load, and a misspelt key is reported without it.
+    """Train as configured. Returns the metric that a sweep optimizes."""
+    # Imported here because torch takes seconds to load, and a misspelt key is reported without torch.
     from cnnzoo.callbacks.progress import cache_progress
     from cnnzoo.training import train
 

@@ -1,1 +1,1 @@
-"""Where a run's metrics are written: TensorBoard and CSV (`local`), Weights & Biases and MLflow (`remote`)."""
+"""Loggers: CSV and TensorBoard (`local`), Weights & Biases and MLflow (`remote`)."""

@@ -1,4 +1,4 @@
-"""The loggers that need a package which is not installed with cnnzoo: Weights & Biases, MLflow."""
+"""Loggers that need a package of their own: Weights & Biases and MLflow."""
 
 import importlib
 import logging
@@ -14,25 +14,27 @@ from cnnzoo.errors import UserError
 
 
 def wandb_logger(save_dir: str, **options: Any) -> WandbLogger:
-    """A logger to Weights & Biases, or to `save_dir/wandb` alone with WANDB_MODE=offline. `options` are its own.
+    """A logger to Weights & Biases; with WANDB_MODE=offline only to `save_dir/wandb`.
 
-    Raises UserError where the package is missing, or nobody is logged in.
+    `options` are those of Lightning's `WandbLogger`. Raises UserError if the package is missing, or if there is no
+    login.
     """
     package = _import_package("wandb", "Weights & Biases")
-    sends = os.environ.get("WANDB_MODE", "online").lower() not in ("offline", "dryrun", "disabled")
-    if sends and not options.get("offline") and not _is_logged_in(package):
+    online = os.environ.get("WANDB_MODE", "online").lower() not in ("offline", "dryrun", "disabled")
+    if online and not options.get("offline") and not _is_logged_in(package):
         raise UserError(
-            "logger=wandb: nobody is logged in here: type 'wandb login', or put WANDB_MODE=offline ahead of the command"
+            "logger=wandb: there is no W&B login on this machine; type 'wandb login', or put WANDB_MODE=offline before "
+            "the command"
         )
     finish_wandb()
-    Path(save_dir).mkdir(parents=True, exist_ok=True)  # where it lacks, W&B writes to the system's temporary directory
+    Path(save_dir).mkdir(parents=True, exist_ok=True)  # W&B writes to the system's temporary directory if it is missing
     logger = WandbLogger(save_dir=save_dir, **options)
-    logger._wandb_init.pop("anonymous", None)  # Lightning's, of which W&B warns whatever its value
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B always warns of it
     return logger
 
 
 def finish_wandb() -> None:
-    """End W&B's run, if there is one: the next job of a multirun would go on with it."""
+    """Finish W&B's current run if there is one; otherwise the next job of a multirun would log to it."""
     package = sys.modules.get("wandb")
     if package is not None and package.run is not None:
         package.finish()
@@ -41,24 +43,24 @@ def finish_wandb() -> None:
 def _is_logged_in(package: ModuleType) -> bool:
     try:
         return bool(package.Api().api_key)
-    except package.errors.UsageError:  # as newer versions say that there is no key
+    except package.errors.UsageError:  # newer versions raise if there is no key
         return False
 
 
 def mlflow_logger(save_dir: str, **options: Any) -> MLFlowLogger:
-    """A logger to the server or store of MLFLOW_TRACKING_URI, else to the database `save_dir/mlflow.db`.
+    """A logger to the server or store in MLFLOW_TRACKING_URI, or to the database `save_dir/mlflow.db` if it is not set.
 
-    `options` are its own. Raises UserError where the package is missing.
+    `options` are those of Lightning's `MLFlowLogger`. Raises UserError if the package is missing.
     """
     _import_package("mlflow", "MLflow")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # a database is made: dozens of lines
-    logging.getLogger("pytorch_lightning.loggers.mlflow").setLevel(logging.ERROR)  # an experiment is made: as it should
-    folder = Path(save_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+        logging.getLogger(name).setLevel(logging.WARNING)  # creating a database logs dozens of lines
+    logging.getLogger("pytorch_lightning.loggers.mlflow").setLevel(logging.ERROR)  # it warns of every new experiment
+    directory = Path(save_dir).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
     if not options.get("tracking_uri") and not os.environ.get("MLFLOW_TRACKING_URI"):
-        options["tracking_uri"] = f"sqlite:///{folder / 'mlflow.db'}"
-        options.setdefault("artifact_location", (folder / "mlflow").as_uri())
+        options["tracking_uri"] = f"sqlite:///{directory / 'mlflow.db'}"
+        options.setdefault("artifact_location", (directory / "mlflow").as_uri())
     else:
         options["tracking_uri"] = options.get("tracking_uri") or os.environ["MLFLOW_TRACKING_URI"]
     return MLFlowLogger(**options)
@@ -70,4 +72,4 @@ def _import_package(name: str, title: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"logger={name} needs {title}, which is not installed: type pip install {name}") from None
+        raise UserError(f"logger={name}: {title} is not installed; type pip install {name}") from None

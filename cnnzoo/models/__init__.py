@@ -1,4 +1,4 @@
-"""The networks, one file per paper. Importing a family puts its names into the registry."""
+"""The networks, one file per paper. Importing a family's module registers its names."""
 
 from cnnzoo.models import (  # noqa: F401
     alexnet,

@@ -1,25 +1,24 @@
 """AlexNet, after "ImageNet Classification with Deep Convolutional Neural Networks" (Krizhevsky et al., 2012).
 
-`alexnet` is what the community means by it and what torchvision has: the single tower of "One weird trick for
-parallelizing convolutional neural networks" (Krizhevsky, 2014, arXiv 1404.5997). It departs from the paper of 2012:
-widths 64-192-384-256-256, no groups, no response normalization, dropout before each hidden layer instead of after it,
-PyTorch's own initialization, and an adaptive pool before the classifier, so that it takes images of any size from 63
-pixels.
+`alexnet` is torchvision's network of that name, the single tower of "One weird trick for parallelizing convolutional
+neural networks" (Krizhevsky, 2014, arXiv 1404.5997). It departs from the paper of 2012: widths 64-192-384-256-256, no
+groups, no response normalization, dropout before each hidden layer instead of after it, PyTorch's default
+initialization, and an adaptive pool before the classifier, which allows images of any size from 63 pixels.
 
-`alexnet_paper` is the network of 2012, whose two columns are groups of 2, for images of 227 pixels: the 224 that the
-paper prints do not give its 55 x 55. Departures: an adaptive pool, which does nothing from 227 to 258 pixels and
-admits all others from 67; He initialization with biases of zero instead of N(0, 0.01) with biases of one, which fits
-pixels of 0 to 255 but shrinks a normalized image's signal 3000-fold on its way to the output.
+`alexnet_paper` is the network of 2012. Its two columns are groups of 2. It takes images of 227 pixels, because the 224
+that the paper states do not give feature maps of 55 x 55. Departures: an adaptive pool, which is the identity from 227
+to 258 pixels and allows all sizes from 67; He initialization with zero biases. The paper has N(0, 0.01) with biases of
+one, which suits pixels from 0 to 255 but scales the signal of a normalized image down by a factor of 3000.
 
-The small form is the field's for 32 x 32 (bearpaw/pytorch-classification): conv1 padded by 5, pools of 2 x 2, one
-linear layer. Ours are its average pool, which does nothing at 32 x 32 and admits larger images, and He
-initialization: with PyTorch's own it stands still for epochs.
+The small stem is the common variant for 32 x 32 (bearpaw/pytorch-classification): conv1 padded by 5, pools of 2 x 2 and
+one linear layer. We add an average pool, which is the identity at 32 x 32 and allows larger images, and He
+initialization: with PyTorch's default the loss does not fall for several epochs.
 """
 
 import torch
 from torch import nn
 
-from cnnzoo.models.layers import init_rectifier, local_response_norm, up_to_last
+from cnnzoo.models.layers import apply_all_but_last, init_kaiming_normal, local_response_norm
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("ImageNet Classification with Deep Convolutional Neural Networks", 2012, None)
@@ -53,7 +52,7 @@ class AlexNet(nn.Module):
         if small:
             self.num_features = 256
             self.classifier = nn.Sequential(nn.Linear(256, num_classes))
-            init_rectifier(self)
+            init_kaiming_normal(self)
         else:
             self.num_features = 4096
             self.classifier = nn.Sequential(
@@ -67,17 +66,17 @@ class AlexNet(nn.Module):
             )
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        """(N, in_channels, H, W) -> (N, num_features), the input of the last linear layer."""
         x = self.features(x)  # (N, 256, 6, 6) at 224; small: (N, 256, 1, 1) at 32
         x = torch.flatten(self.avgpool(x), 1)
-        return up_to_last(self.classifier, x)
+        return apply_all_but_last(self.classifier, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier[-1](self.forward_features(x))
 
 
 class AlexNetPaper(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). Figure 2, both columns in one."""
+    """(N, in_channels, H, W) -> (N, num_classes). Figure 2, with both columns in one."""
 
     def __init__(
         self, num_classes: int = 1000, in_channels: int = 3, *, stem: str = "native", dropout: float = 0.5
@@ -117,13 +116,13 @@ class AlexNetPaper(nn.Module):
                 nn.Dropout(dropout),
                 nn.Linear(4096, num_classes),
             )
-        init_rectifier(self)
+        init_kaiming_normal(self)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        """(N, in_channels, H, W) -> (N, num_features), the input of the last linear layer."""
         x = self.features(x)  # (N, 256, 6, 6) at 227; small: (N, 256, 1, 1) at 32
         x = torch.flatten(self.avgpool(x), 1)
-        return up_to_last(self.classifier, x)
+        return apply_all_but_last(self.classifier, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier[-1](self.forward_features(x))

@@ -1,16 +1,17 @@
 """DenseNet, after "Densely Connected Convolutional Networks" (Huang et al., 2016, arXiv 1608.06993).
 
-Table 1, for ImageNet: all of type BC, bottleneck layers of four times the growth rate, and transitions that halve the
-maps. 121, 161, 169 and 201 layers equal torchvision's; 161 is the authors' own with growth rate 48, and 264 has the
-growth rate 32 of the published table. Departure, torchvision's: convolutions are drawn from N(0, 2 / fan_in), where the
-authors' code has fan_out. The small form is the field's for 32 x 32: one bare 3 x 3 convolution of stride 1 in front.
+Table 1, for ImageNet: all networks are of type BC, with bottleneck layers of four times the growth rate and transitions
+that halve the number of channels. 121, 161, 169 and 201 layers equal torchvision's. 161 is the authors' network with
+growth rate 48; 264 has the growth rate 32 of the published table. Departure, from torchvision: convolutions are
+initialized from N(0, 2 / fan_in), where the authors' code has fan_out. The small stem is the common one for 32 x 32: a
+3 x 3 convolution of stride 1 without batch norm.
 
-Section 4.2, for CIFAR: `densenet_40_12` has 40 layers and growth rate 12. The plain networks have 16 maps in front, as
-the paper says and its parameter counts confirm, where the authors' code has twice the growth rate.
+Section 4.2, for CIFAR: `densenet_40_12` has 40 layers and growth rate 12. The first convolution of the plain networks
+has 16 channels, as the paper states and its parameter counts confirm; the authors' code has twice the growth rate.
 
-Dropout, off unless asked for, follows every convolution but the first (section 4.2); torchvision has it after a layer's
-last one only. `memory_efficient=True` keeps of a layer no more than its new maps while training, and computes the rest
-again when gradients need it (Pleiss et al., 2017, arXiv 1707.06990); under torch.compile it changes nothing.
+Dropout is off by default. It follows every convolution but the first (section 4.2); torchvision has it only after the
+last convolution of a layer. `memory_efficient=True` stores only the new feature maps of each layer for the backward
+pass and recomputes the rest (Pleiss et al., 2017, arXiv 1707.06990). It has no effect under torch.compile.
 """
 
 import re
@@ -41,7 +42,7 @@ class DenseLayer(nn.Sequential):
 
 
 class BottleneckLayer(nn.Sequential):
-    """(N, in, H, W) -> (N, growth_rate, H, W), by way of 4 * growth_rate maps."""
+    """(N, in, H, W) -> (N, growth_rate, H, W), with 4 * growth_rate channels in between."""
 
     def __init__(self, in_channels: int, growth_rate: int, *, dropout: float) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ Layer = Callable[..., nn.Module]
 
 
 class DenseBlock(nn.Module):
-    """(N, in, H, W) -> (N, in + depth * growth_rate, H, W): every layer sees all the maps before it."""
+    """(N, in, H, W) -> (N, in + depth * growth_rate, H, W). Each layer receives all earlier feature maps."""
 
     def __init__(
         self, in_channels: int, depth: int, growth_rate: int, *, layer: Layer, dropout: float, memory_efficient: bool
@@ -71,7 +72,7 @@ class DenseBlock(nn.Module):
             self.add_module(f"denselayer{i + 1}", layer(in_channels + i * growth_rate, growth_rate, dropout=dropout))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # torch.fx traces without a tensor, and torch.compile chooses by itself what to compute again
+        # torch.fx passes a Proxy instead of a tensor; torch.compile decides itself what to recompute
         eager = isinstance(x, torch.Tensor) and not torch.compiler.is_compiling()
         if self.memory_efficient and self.training and eager:
             return self.forward_recomputing(x)
@@ -80,23 +81,23 @@ class DenseBlock(nn.Module):
         return x
 
     def forward_recomputing(self, x: torch.Tensor) -> torch.Tensor:
-        """The same with each layer's input joined anew when its gradients are computed, and the layer run once more."""
+        """The same result; the backward pass concatenates the input of each layer again and recomputes the layer."""
         maps = [x]
         for layer in self.children():
 
-            def grow(*maps: torch.Tensor, layer: nn.Module = layer) -> torch.Tensor:
+            def run_layer(*maps: torch.Tensor, layer: nn.Module = layer) -> torch.Tensor:
                 return layer(torch.cat(maps, 1))
 
             def contexts(layer: nn.Module = layer) -> tuple:
-                return nullcontext(), statistics_kept(layer)
+                return nullcontext(), frozen_statistics(layer)
 
-            maps.append(checkpoint(grow, *maps, use_reentrant=False, context_fn=contexts))
+            maps.append(checkpoint(run_layer, *maps, use_reentrant=False, context_fn=contexts))
         return torch.cat(maps, 1)
 
 
 @contextmanager
-def statistics_kept(layer: nn.Module) -> Iterator[None]:
-    """The running statistics of batch norm stand still: the first run has moved them, and a second must not."""
+def frozen_statistics(layer: nn.Module) -> Iterator[None]:
+    """Freeze the running statistics of batch norm, because the recomputation must not update them a second time."""
     norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -121,9 +122,12 @@ class Transition(nn.Sequential):
 
 
 class DenseNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). `depths`: layers per dense block; `compression`: theta.
+    """(N, in_channels, H, W) -> (N, num_classes).
 
-    `first_channels`: maps of the first convolution, None for twice the growth rate.
+    depths: number of layers of each dense block.
+    layer: constructor of a layer, `layer(in_channels, growth_rate, dropout=...)`.
+    compression: the paper's theta, the share of channels that a transition keeps.
+    first_channels: output channels of the first convolution; None for twice the growth rate.
     """
 
     def __init__(
@@ -183,14 +187,14 @@ class DenseNet(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
     def adapt_pretrained(self, state: dict[str, torch.Tensor], *, published: bool) -> dict[str, torch.Tensor]:
-        """Rename the keys of torchvision's files, older than its code: denselayer1.norm.1 to denselayer1.norm1."""
+        """Rename the keys of torchvision's old weight files, such as denselayer1.norm.1 to denselayer1.norm1."""
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): state[key] for key in state}
 
 
 class CifarDenseNet(DenseNet):
     """(N, in_channels, H, W) -> (N, num_classes), section 4.2: three dense blocks of (depth - 4) / 3 convolutions.
 
-    `bc`: bottleneck layers, half as many, and compression by half, else neither.
+    bc: use bottleneck layers, half as many of them, and a compression of 0.5.
     """
 
     def __init__(
@@ -206,8 +210,8 @@ class CifarDenseNet(DenseNet):
     ) -> None:
         step = 6 if bc else 3
         if depth < 4 + step or (depth - 4) % step:
-            fits = ", ".join(str(4 + n * step) for n in (1, 2, 6, 12, 16))
-            raise UserError(f"depth={depth}: with bc={bc} a DenseNet for CIFAR has {step} n + 4 layers, such as {fits}")
+            examples = ", ".join(str(4 + n * step) for n in (1, 2, 6, 12, 16))
+            raise UserError(f"depth={depth}: with bc={bc} expected {step} n + 4 layers, such as {examples}")
         super().__init__(
             growth_rate,
             [(depth - 4) // step] * 3,
@@ -243,7 +247,7 @@ for layers, growth_rate, depths, parameters, multiply_accumulates, top1, top5, s
         "the paper's Table 3, ImageNet val, one crop",
     ),
 ):
-    twin = f"densenet{layers}" if source == TORCHVISION else None
+    torchvision_name = f"densenet{layers}" if source == TORCHVISION else None
     register(
         Info(
             name=f"densenet{layers}",
@@ -254,8 +258,8 @@ for layers, growth_rate, depths, parameters, multiply_accumulates, top1, top5, s
             min_size=29,
             small_min_size=8,
             accuracy=Accuracy(top1, top5, source.format(layers)),
-            torchvision=twin,
-            weights=("IMAGENET1K_V1",) if twin else (),
+            torchvision=torchvision_name,
+            weights=("IMAGENET1K_V1",) if torchvision_name else (),
         ),
         DenseNet,
         growth_rate=growth_rate,

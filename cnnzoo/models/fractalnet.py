@@ -2,21 +2,21 @@
 
 Figure 1 and section 4. A net of B blocks and C columns has B * 2^(C-1) layers on its longest path: `fractalnet20` has
 five blocks of three columns, `fractalnet40` five of four. As in the authors' generator (gustavla/fractalnet), a unit is
-convolution, dropout, batch norm, rectifier, and at the end of a block every column is pooled before they are joined.
+convolution, dropout, batch norm and ReLU. At the end of a block every column is pooled, then the columns are joined.
 
-Departures: convolutions have no bias and batch norm has scale and shift, where the authors' Caffe has it the other way
-round; batch norm is one for all paths, where the authors' generator gives the columns of global drop-path their own;
-the last map is averaged, so that images larger than 32 x 32 fit (at 32 it is 1 x 1 already).
+Departures: convolutions have no bias and batch norm has scale and shift, the reverse of the authors' Caffe networks.
+All paths share one batch norm, whereas the authors' generator has separate ones for the columns of global drop-path.
+The last feature map is averaged, which allows images larger than 32 x 32; at 32 x 32 it has one pixel.
 
-What local drop-path drops is computed and has weight 0 in the join; under global drop-path one column alone is
-computed, which saves the others' time, and the parameters of the others get gradients of zero, so that weight decay and
-momentum go on and ranks that draw differently still agree. A traced or compiled training graph has no branches: there
-every column is computed, the same in all but time and batch norm's running statistics.
+Local drop-path computes all inputs of a join and gives the dropped ones a weight of 0. Global drop-path computes one
+column only, which saves time. The parameters of the other columns get gradients of zero. Weight decay and momentum
+therefore still apply to them, and ranks that sample different columns stay in step. A traced or compiled training
+graph has no branches, so it computes every column; only the time and the running statistics of batch norm differ.
 
-`fractalnet34` is a reconstruction: the paper says four blocks of four columns with 128, 256, 512 and 1024 maps, and the
-first and last layers of ResNet-34, and prints no number of parameters. Here the columns of the first three blocks are
-pooled, and those of the fourth are joined as they are, for the average pool that follows. The paper gives it no dropout
-rates: it has none. Its small form replaces the first layers by a 3 x 3 unit of stride 1, as the field does for 32 x 32.
+`fractalnet34` is a reconstruction. The paper states four blocks of four columns with 128, 256, 512 and 1024 channels
+and the first and last layers of ResNet-34, but no number of parameters. Here the columns of the first three blocks are
+pooled; those of the fourth are not, because an average pool follows. The paper states no dropout rates for it, so it
+has none. Its small stem is a 3 x 3 unit of stride 1, the common choice for 32 x 32.
 """
 
 from collections.abc import Sequence
@@ -24,42 +24,45 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cnnzoo.errors import UserError
-from cnnzoo.models.layers import Dropped
+from cnnzoo.checks import check_number
+from cnnzoo.models.layers import ZeroGradients
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("FractalNet: Ultra-Deep Neural Networks without Residuals", 2016, "1605.07648")
 
 
-def ends(columns: int) -> list[list[int]]:
-    """The columns, 0 the shallowest, of which a unit ends at each step of a block; those that end together are joined.
+def columns_by_step(columns: int) -> list[list[int]]:
+    """For each step of a block, the columns in which a unit ends; columns that end at the same step are joined.
 
-    `ends(3)` is [[2], [1, 2], [2], [0, 1, 2]]: column c has 2^c units, of 2^(columns - 1 - c) steps each.
+    Column 0 is the shallowest. Column c has 2^c units of 2^(columns - 1 - c) steps each, so `columns_by_step(3)` is
+    [[2], [1, 2], [2], [0, 1, 2]].
     """
     steps = range(1, 2 ** (columns - 1) + 1)
     return [[c for c in range(columns) if step % 2 ** (columns - 1 - c) == 0] for step in steps]
 
 
-def draw_column(columns: int, global_share: float) -> torch.Tensor:
-    """The column of global drop-path for one mini-batch, () int64 on the CPU; -1: this one is under local drop-path."""
-    drawn = torch.randint(columns, (), device="cpu")
-    return torch.where(torch.rand((), device="cpu") < global_share, drawn, -1)
+def sample_column(columns: int, global_share: float) -> torch.Tensor:
+    """Sample the column of global drop-path for one mini-batch, () int64 on the CPU; -1 means local drop-path."""
+    column = torch.randint(columns, (), device="cpu")
+    return torch.where(torch.rand((), device="cpu") < global_share, column, -1)
 
 
-@torch.fx.wrap  # the draw belongs into the graph, not its outcome on the day of tracing
-def draw_paths(like: torch.Tensor, blocks: int, columns: int, drop_path: float, global_share: float) -> torch.Tensor:
-    """Drop-path for one mini-batch (section 3.1): what each column weighs in each join, (blocks, steps, columns).
+@torch.fx.wrap  # so that a traced graph samples in every step, instead of holding the values of the tracing run
+def sample_paths(like: torch.Tensor, blocks: int, columns: int, drop_path: float, global_share: float) -> torch.Tensor:
+    """Sample drop-path for one mini-batch (section 3.1): the weight of each column in each join.
 
-    Local: every join drops each input with probability `drop_path`; one that would lose all keeps one at random.
-    Global, for a `global_share` of the mini-batches: one column, drawn for the whole network, is all that counts; the
-    joins that it does not take part in, whose outputs go nowhere, stay local. The weights of a join sum to 1.
+    Returns (blocks, steps, columns) on the device of `like`; the weights of a join sum to 1.
+
+    Local drop-path: every join drops each input with probability `drop_path`, but always keeps at least one. Global
+    drop-path, with probability `global_share`: one column of the whole network has weight 1 in its joins. Joins without
+    that column stay local; their outputs are not used.
     """
-    joined = torch.tensor([[c in together for c in range(columns)] for together in ends(columns)], device="cpu")
-    luck = torch.rand(blocks, *joined.shape, device="cpu").masked_fill(~joined, -1.0)
-    kept = (luck >= drop_path) & joined | (luck == luck.amax(-1, keepdim=True))  # the luckiest always survives
-    only = joined & (torch.arange(columns, device="cpu") == draw_column(columns, global_share))
-    kept = torch.where(only.any(-1, keepdim=True), only, kept)
-    return (kept / kept.sum(-1, keepdim=True)).to(like.device)
+    joined = torch.tensor([[c in ending for c in range(columns)] for ending in columns_by_step(columns)], device="cpu")
+    score = torch.rand(blocks, *joined.shape, device="cpu").masked_fill(~joined, -1.0)
+    keep = (score >= drop_path) & joined | (score == score.amax(-1, keepdim=True))  # the highest score is always kept
+    global_column = joined & (torch.arange(columns, device="cpu") == sample_column(columns, global_share))
+    keep = torch.where(global_column.any(-1, keepdim=True), global_column, keep)
+    return (keep / keep.sum(-1, keepdim=True)).to(like.device)
 
 
 def join(inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor] | None) -> torch.Tensor:
@@ -71,7 +74,7 @@ def join(inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor] | None)
 
 
 class Unit(nn.Sequential):
-    """(N, in, H, W) -> (N, out, H, W): what the paper calls a convolutional layer."""
+    """(N, in, H, W) -> (N, out, H, W), the paper's convolutional layer."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -82,11 +85,11 @@ class Unit(nn.Sequential):
 
 
 class FractalBlock(nn.Module):
-    """(N, in, H, W) -> (N, width, H/2, W/2), Figure 1 left; (N, width, H, W) where nothing is pooled."""
+    """(N, in, H, W) -> (N, width, H/2, W/2), Figure 1 left; (N, width, H, W) if `pool` is false."""
 
     def __init__(self, in_channels: int, width: int, columns: int, *, dropout: float, pool: bool) -> None:
         super().__init__()
-        self.ends = ends(columns)
+        self.columns_by_step = columns_by_step(columns)
         self.columns = nn.ModuleList(
             nn.ModuleList(Unit(width if i else in_channels, width, dropout=dropout) for i in range(2**c))
             for c in range(columns)
@@ -94,33 +97,37 @@ class FractalBlock(nn.Module):
         self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
 
     def forward(self, x: torch.Tensor, paths: torch.Tensor | None = None) -> torch.Tensor:
-        """`paths`: the weights of the columns in each join, (steps, columns); None: all alike."""
-        now = [x] * len(self.columns)  # what the next unit of each column is given
-        done = [0] * len(self.columns)
-        for step, together in enumerate(self.ends):
-            for c in together:
-                now[c] = self.columns[c][done[c]](now[c])  # type: ignore[index]
-                done[c] += 1
-            if step == len(self.ends) - 1:
-                now = [self.pool(out) for out in now]
-            if len(together) > 1:
-                weights = None if paths is None else [paths[step, c] for c in together]
-                out = join([now[c] for c in together], weights)
-                for c in together:
-                    now[c] = out
-        return now[-1]
+        """`paths`: the weights of the columns in each join, (steps, columns); None for equal weights."""
+        maps = [x] * len(self.columns)  # the input of the next unit of each column
+        next_unit = [0] * len(self.columns)
+        for step, ending in enumerate(self.columns_by_step):
+            for c in ending:
+                maps[c] = self.columns[c][next_unit[c]](maps[c])  # type: ignore[index]
+                next_unit[c] += 1
+            if step == len(self.columns_by_step) - 1:
+                maps = [self.pool(out) for out in maps]
+            if len(ending) > 1:
+                weights = None if paths is None else [paths[step, c] for c in ending]
+                out = join([maps[c] for c in ending], weights)
+                for c in ending:
+                    maps[c] = out
+        return maps[-1]
 
     def column(self, index: int) -> list[nn.Module]:
-        """The units of one column and the pool."""
+        """The units of one column, followed by the pool."""
         return [*self.columns[index].children(), self.pool]
 
 
 class FractalNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes).
 
-    columns: C. widths: maps of each block. dropout: its rate in each block, or one for all. drop_path: the probability
-    with which local drop-path drops an input of a join. global_share: the share of the mini-batches that are under
-    global drop-path instead. first: layers before the first block, for which `in_channels` come out of them.
+    columns: the paper's C.
+    widths: output channels of each block.
+    dropout: the dropout rate of each block, or one rate for all blocks.
+    drop_path: probability that local drop-path drops an input of a join.
+    global_share: share of the mini-batches that use global instead of local drop-path.
+    first: layers before the first block; `in_channels` is the number of their output channels.
+    pool_last: whether the last block ends with a pool.
     """
 
     def __init__(
@@ -137,9 +144,8 @@ class FractalNet(nn.Module):
         pool_last: bool = True,
     ) -> None:
         super().__init__()
-        for argument, share in (("drop_path", drop_path), ("global_share", global_share)):
-            if not 0 <= share <= 1:
-                raise UserError(f"{argument}={share}: expected 0 to 1")
+        check_number("drop_path", drop_path, minimum=0, maximum=1)
+        check_number("global_share", global_share, minimum=0, maximum=1)
         self.drop_path, self.global_share = drop_path, global_share
         self.first = nn.Identity() if first is None else first
         pools = [True] * (len(widths) - 1) + [pool_last]
@@ -158,39 +164,42 @@ class FractalNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, num_features, H/32, W/32), the last feature map; fractalnet34's small: H/8."""
+        """(N, in_channels, H, W) -> (N, num_features, H/32, W/32), the last feature map.
+
+        fractalnet34 with the small stem: H/8.
+        """
         paths, share = None, self.global_share
         if self.training:
             columns = len(self.blocks[0].columns)  # type: ignore[arg-type]
             if not isinstance(x, torch.fx.Proxy) and not torch.compiler.is_compiling():
-                column, share = int(draw_column(columns, share)), 0.0
+                column, share = int(sample_column(columns, share)), 0.0
                 if column >= 0:
                     return self._column_features(x, column)
-            paths = draw_paths(x, len(self.blocks), columns, self.drop_path, share)
+            paths = sample_paths(x, len(self.blocks), columns, self.drop_path, share)
         x = self.first(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, None if paths is None else paths[i])  # half the sides of the one before
+            x = block(x, None if paths is None else paths[i])  # halves height and width
         return x
 
     def _column_features(self, x: torch.Tensor, index: int) -> torch.Tensor:
         layers = self.column(index)[:-3]
         used = {id(parameter) for parameter in layers.parameters()}
         unused = [p for block in self.blocks for p in block.parameters() if id(p) not in used]
-        return Dropped.apply(layers(x), *unused)
+        return ZeroGradients.apply(layers(x), *unused)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.avgpool(self.forward_features(x))
         return self.fc(torch.flatten(x, 1))
 
     def column(self, index: int) -> nn.Sequential:
-        """One column, 0 the shallowest and -1 the deepest, as a plain network: (N, C, H, W) -> (N, num_classes).
+        """One column as a plain network: (N, C, H, W) -> (N, num_classes). 0 is the shallowest, -1 the deepest.
 
-        It computes what this network does where global drop-path has chosen the column. The layers are this network's
-        own, not copies: training either changes both.
+        It computes what this network computes when global drop-path samples the column. The layers are shared with
+        this network, not copied.
         """
         layers = [layer for block in self.blocks for layer in block.column(index)]  # type: ignore[operator]
         plain = nn.Sequential(self.first, *layers, self.avgpool, nn.Flatten(), self.fc)
-        plain.training = self.training  # the layers' own flags, of frozen batch norm say, stay as they are
+        plain.training = self.training  # set without train(), which would change the mode of the shared layers too
         return plain
 
 
@@ -205,7 +214,7 @@ def imagenet_fractalnet(
     drop_path: float = 0.15,
     global_share: float = 0.5,
 ) -> FractalNet:
-    """A FractalNet between the first and last layers of ResNet-34; `stem="small"`: its small form."""
+    """A FractalNet between the first and last layers of ResNet-34; `stem="small"`: its small variant."""
     first = Unit(in_channels, 64)
     if stem == "native":
         first.conv = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)

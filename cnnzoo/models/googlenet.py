@@ -1,18 +1,18 @@
 """GoogLeNet, or Inception-v1, after "Going Deeper with Convolutions" (Szegedy et al., 2014, arXiv 1409.4842).
 
-Table 1 and Figure 3. `googlenet` is what the community means by it and equals torchvision's, weights included. It
-departs from the paper: batch norm and no biases, no response normalization, 3 x 3 convolutions where the paper has 5
-x 5 (a known slip, kept for the weights), a 2 x 2 pool before 5a, dropout 0.2 instead of 0.4, auxiliary heads on an
-adaptive pool. torchvision's weights expect inputs in [-1, 1]; `transform_input=True`, set along with them, converts
-from the usual normalization by ImageNet's mean and deviation.
+Table 1 and Figure 3. `googlenet` equals torchvision's network of that name and loads its weights. It departs from the
+paper: batch norm and no biases, no response normalization, 3 x 3 convolutions where the paper has 5 x 5 (a known
+mistake, kept for the weights), a 2 x 2 pool before 5a, dropout 0.2 instead of 0.4, auxiliary heads on an adaptive pool.
+torchvision's weights expect inputs in [-1, 1]. `transform_input=True`, which is set when they are loaded, converts from
+the usual normalization by ImageNet's mean and standard deviation.
 
-`googlenet_paper` is the network of Table 1, its pools rounding up, with a bias and a rectifier in every convolution.
-Where the paper is silent, the normalization has AlexNet's constants and the weights He initialization. Departures:
-global pooling, and auxiliary heads that bring their map to 14 x 14 before they pool it, which does nothing at 224
-pixels and admits images of any size from 31.
+`googlenet_paper` is the network of Table 1, with pools that round up and a bias and a ReLU in every convolution. The
+paper does not state the constants of the normalization and the initialization; here they are AlexNet's constants and He
+initialization. Departures: global pooling, and auxiliary heads that pool their input to 14 x 14 first, which is the
+identity for images of 224 pixels and allows images of any size from 31.
 
-The small form is the field's for 32 x 32 (kuangliu): one 3 x 3 convolution to 192 maps replaces everything before 3a,
-so that the first two halvings fall away; ours is that the inception modules stay as above.
+The small stem is the common one for 32 x 32 (kuangliu): one 3 x 3 convolution with 192 channels replaces all layers
+before 3a, which removes the first two downsamplings. The inception modules stay as above.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnnzoo.errors import UserError
-from cnnzoo.models.layers import init_rectifier, local_response_norm
+from cnnzoo.models.layers import init_kaiming_normal, local_response_norm
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Going Deeper with Convolutions", 2014, "1409.4842")
 
-# (x * deviation + mean - 0.5) / 0.5 for red, green and blue: from ImageNet's normalization to [-1, 1]
+# (x * std + mean - 0.5) / 0.5 for red, green and blue converts ImageNet's normalization to [-1, 1].
 SCALE = (0.229 / 0.5, 0.224 / 0.5, 0.225 / 0.5)
 SHIFT = ((0.485 - 0.5) / 0.5, (0.456 - 0.5) / 0.5, (0.406 - 0.5) / 0.5)
 
@@ -57,8 +57,8 @@ class ConvReLU(nn.Module):
         return F.relu(self.conv(x), inplace=True)
 
 
-def init_truncated(net: nn.Module) -> None:
-    """Draw every weight from N(0, 0.01), cut off at 2; biases stay PyTorch's."""
+def init_truncated_normal(net: nn.Module) -> None:
+    """Initialize all weights from N(0, 0.01), truncated at 2; biases keep PyTorch's default."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.01, a=-2, b=2)
@@ -66,15 +66,15 @@ def init_truncated(net: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Form:
-    """What torchvision's network and the paper's have each in its own way."""
+    """The layers in which torchvision's network and the paper's network differ."""
 
     conv: Callable[..., nn.Module]
     norm: Callable[[], nn.Module]
-    """After the first pool and before the second."""
+    """Normalization after the first pool and before the second."""
     kernel_5x5: int
-    """The kernel size of the branch that Table 1 calls 5 x 5."""
+    """Kernel size of the branch that Table 1 calls 5 x 5."""
     pool_4e: int
-    """The window of the pool after 4e."""
+    """Kernel size of the pool after 4e."""
     aux_pool: Callable[[], nn.Module]
     """(N, C, H, W) -> (N, C, 4, 4)."""
     init: Callable[[nn.Module], None]
@@ -86,7 +86,7 @@ TORCHVISION = Form(
     kernel_5x5=3,
     pool_4e=2,
     aux_pool=partial(nn.AdaptiveAvgPool2d, 4),
-    init=init_truncated,
+    init=init_truncated_normal,
 )
 PUBLISHED = Form(
     conv=ConvReLU,
@@ -94,7 +94,7 @@ PUBLISHED = Form(
     kernel_5x5=5,
     pool_4e=3,
     aux_pool=lambda: nn.Sequential(nn.AdaptiveAvgPool2d(14), nn.AvgPool2d(5, stride=3)),
-    init=init_rectifier,
+    init=init_kaiming_normal,
 )
 
 
@@ -125,7 +125,7 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """(N, in, H, W) -> (N, num_classes), from the middle of the network (section 5)."""
+    """(N, in, H, W) -> (N, num_classes), attached in the middle of the network (section 5)."""
 
     def __init__(self, in_channels: int, num_classes: int, *, dropout: float, form: Form) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). Shapes at the ends of the lines are for images of 224."""
+    """(N, in_channels, H, W) -> (N, num_classes). The comments show shapes for images of 224 pixels."""
 
     num_features = 1024
 
@@ -160,7 +160,7 @@ class GoogLeNet(nn.Module):
     ) -> None:
         super().__init__()
         if transform_input and in_channels != 3:
-            raise UserError(f"transform_input=True needs in_channels=3, red, green and blue, not {in_channels}")
+            raise UserError(f"transform_input=True needs in_channels=3 (red, green, blue), not {in_channels}")
         self.transform_input = transform_input
         inception = partial(Inception, form=form)
         if stem == "small":
@@ -195,9 +195,9 @@ class GoogLeNet(nn.Module):
         form.init(self)
 
     def _trunk(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(N, in_channels, H, W) -> what 4a, 4d and 5b say."""
+        """(N, in_channels, H, W) -> the feature maps after 4a, 4d and 5b."""
         if self.transform_input:
-            # channel by channel, so that no constant travels to the device
+            # One channel at a time with Python numbers, so that no tensor has to be copied to the device.
             x = torch.cat([x[:, i : i + 1] * SCALE[i] + SHIFT[i] for i in range(3)], 1)
         x = self.conv1(x)  # (N, 64, 112, 112); small: (N, 192, 28, 28) for an image of 28
         if not self.small:
@@ -230,7 +230,7 @@ class GoogLeNet(nn.Module):
         return self._head(self.forward_features(x))
 
     def forward_with_aux(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(N, in_channels, H, W) -> logits, and those of the auxiliary heads: 4a's, then 4d's.
+        """(N, in_channels, H, W) -> logits, and the logits of the auxiliary heads after 4a and 4d.
 
         The list is empty without `aux_logits=True`.
         """
@@ -241,9 +241,9 @@ class GoogLeNet(nn.Module):
         return logits, [self.aux1(after_4a), self.aux2(after_4d)]
 
     def adapt_pretrained(self, state: dict[str, torch.Tensor], *, published: bool) -> dict[str, torch.Tensor]:
-        """Drop auxiliary keys where there are no heads, and fold the input transform into conv1 where it is off.
+        """Drop the keys of missing auxiliary heads, and fold the input transform into conv1 if it is off.
 
-        The fold is exact but for the three outermost pixels, where zero padding stood for a grey of [-1, 1].
+        Folding is exact except at the image border, where zero padding has a different meaning after the transform.
         """
         if self.aux1 is None:
             state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2."))}

@@ -1,16 +1,17 @@
-"""The one place where the data's proposal and the network's needs become image size, channels and stem."""
+"""`resolve_input`: choose the image size, the channels and the stem of a run from the data set and the network."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from cnnzoo.checks import check_choice
 from cnnzoo.errors import UserError
 
-SMALL_IMAGE_SIZE = 64
-"""Below this many pixels `stem=auto` takes a family's small-image form."""
+SMALL_STEM_BELOW_PIXELS = 64
+"""`stem=auto` chooses the small stem for images smaller than this."""
 
 
 class SizeLimits(Protocol):
-    """What is read of `cnnzoo.info(name)`."""
+    """The part of `cnnzoo.info(name)` that `resolve_input` reads."""
 
     @property
     def name(self) -> str: ...
@@ -21,7 +22,10 @@ class SizeLimits(Protocol):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a run is built on, and in `notes` what was changed on the way, a sentence each."""
+    """The input of a run. `image_size` is the side of a square image in pixels.
+
+    `notes` has one sentence for each value that differs from the proposal of the data set.
+    """
 
     image_size: int
     channels: int
@@ -40,29 +44,39 @@ def resolve_input(
     published: bool = False,
     key: str = "data.image_size",
 ) -> InputSpec:
-    """Settle the input of a run.
+    """Choose the input of a run.
 
-    `proposed_*` is what the data set would like, `typed_*` what the person asked for (None: nothing). A proposed size
-    is raised to the smallest, or lowered to the largest, that the network takes; a typed one that it can't take is an
-    error. `stem="auto"` takes the small-image form below 64 pixels where the family has one, but the native one for
-    `published` weights, which exist for no other. `key` is where the size was typed.
+    info: the size limits of the network.
+    proposed_size, proposed_channels: the defaults of the data set. A size outside the network's limits is raised to the
+        smallest or lowered to the largest size that the network accepts.
+    requested_size, requested_channels: the values that the user set; None if unset. A size outside the network's limits
+        is an error.
+    stem: "native", "small", or "auto": the small stem below 64 pixels if the network has one and `published` is false.
+    published: whether published weights are loaded, which exist for the native stem only.
+    key: name of the setting for `requested_size` in error messages.
 
-    Raises `UserError` for a typed size out of the network's range and for an unknown stem.
+    Raises `UserError` for a requested size outside the network's limits and for an unknown stem.
     """
-    if stem not in ("auto", "native", "small"):
-        raise UserError(f"model.stem={stem}: there are auto, native, small")
-    wanted = proposed_size if requested_size is None else requested_size
-    notes = []
+    check_choice("model.stem", stem, ("auto", "native", "small"))
+    size = proposed_size if requested_size is None else requested_size
     if stem == "auto":
-        small = wanted < SMALL_IMAGE_SIZE and info.small_min_size is not None and not published
-        stem = "small" if small else "native"
-    low, high = info.sizes(stem)
-    size = max(wanted, low) if high is None else min(max(wanted, low), high)
-    if size != wanted:
-        form = "" if info.small_min_size is None else f" with the {stem} stem"
-        takes = f"exactly {low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
+        has_small_stem = info.small_min_size is not None
+        stem = "small" if size < SMALL_STEM_BELOW_PIXELS and has_small_stem and not published else "native"
+    smallest, largest = info.sizes(stem)
+    image_size = max(size, smallest) if largest is None else min(max(size, smallest), largest)
+    notes = []
+    if image_size != size:
+        network = info.name if info.small_min_size is None else f"{info.name} with the {stem} stem"
+        expected = size_range_text(smallest, largest)
         if requested_size is not None:
-            raise UserError(f"{key}={requested_size}: {info.name}{form} takes {takes} pixels")
-        notes.append(f"image size {wanted} -> {size}: {info.name}{form} takes {takes} pixels")
+            raise UserError(f"{key}={requested_size}: {network} takes {expected} pixels")
+        notes.append(f"image size {size} -> {image_size}: {network} takes {expected} pixels")
     channels = proposed_channels if requested_channels is None else requested_channels
-    return InputSpec(size, channels, stem, tuple(notes))
+    return InputSpec(image_size, channels, stem, tuple(notes))
+
+
+def size_range_text(smallest: int, largest: int | None) -> str:
+    """`exactly 32`, `32 or more` or `32 to 64`."""
+    if smallest == largest:
+        return f"exactly {smallest}"
+    return f"{smallest} or more" if largest is None else f"{smallest} to {largest}"

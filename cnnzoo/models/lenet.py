@@ -1,15 +1,15 @@
 """LeNet-5, after "Gradient-Based Learning Applied to Document Recognition" (LeCun et al., Proc. IEEE, 1998).
 
-Figure 2 and section II.B. The network has one form, for images of 32 x 32.
+Figure 2 and section II.B. The network takes images of 32 x 32 and has no small variant.
 
-`lenet5` is what the community calls LeNet-5, and departs from the paper: every C3 map sees all six S2 maps (the
-paper's Table I links some), the subsampling S2 and S4 has no parameters, the squashing is a plain tanh, and the
-output is linear instead of ten radial basis functions with fixed centres.
+`lenet5` is the network that is commonly called LeNet-5. It departs from the paper: every C3 map is connected to all six
+S2 maps (to some of them in the paper's Table I), the subsampling layers S2 and S4 have no parameters, the squashing
+function is a plain tanh, and the output layer is linear instead of ten radial basis functions with fixed centres.
 
-`lenet5_paper` is the network of 1998. Its logits are -1/2 of the output units' squared distances, so that the common
-cross-entropy is the paper's discriminative loss (equation 9, without its constant j). Departures: the digits' bitmaps
-were drawn by eye after Figure 3, classes beyond the ten digits have codes of ours, and images are normalized by the
-data's mean and deviation, where the paper has -0.1 for the background and 1.175 for ink.
+`lenet5_paper` is the network of 1998. Its logits are -1/2 of the squared distances of the output units, which makes
+cross-entropy equal to the paper's discriminative loss (equation 9, without its constant j). Departures: the bitmaps of
+the digits are copied from Figure 3 by eye, classes beyond the ten digits have pseudo-random codes, and images are
+normalized by the mean and standard deviation of the data (the paper: background -0.1, ink 1.175).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PAPER = Paper("Gradient-Based Learning Applied to Document Recognition", 1998, N
 
 
 class LeNet(nn.Module):
-    """(N, in_channels, 32, 32) -> (N, num_classes). The layers carry the paper's names."""
+    """(N, in_channels, 32, 32) -> (N, num_classes). The layers have the paper's names."""
 
     num_features = 84
 
@@ -46,7 +46,7 @@ class LeNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, 32, 32) -> (N, 84), what F6 says."""
+        """(N, in_channels, 32, 32) -> (N, 84), the output of F6."""
         x = torch.tanh(self.c1(x))  # (N, 6, 28, 28)
         x = self.s2(x)  # (N, 6, 14, 14)
         x = torch.tanh(self.c3(x))  # (N, 16, 10, 10)
@@ -59,15 +59,15 @@ class LeNet(nn.Module):
         return self.output(self.forward_features(x))
 
 
-# the S2 maps that each of the 16 C3 maps sees (Table I)
-LINKS = (
+# The S2 maps that each of the 16 C3 maps is connected to (Table I).
+CONNECTIONS = (
     *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
     *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5)),
     *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
     (0, 1, 2, 3, 4, 5),
 )
 
-# 0 to 9, side by side, 7 x 12 each (Figure 3)
+# The digits 0 to 9 side by side, 7 x 12 pixels each (Figure 3).
 BITMAPS = """
 .#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
 ....... ..###.. ....... .....## ....... ....... .##.... .....## ##...## ##..###
@@ -84,8 +84,8 @@ BITMAPS = """
 """
 
 
-def codes(num_classes: int) -> torch.Tensor:
-    """(num_classes, 84) of -1 and 1: the digits' bitmaps, then codes as if drawn by lot, but the same at all times."""
+def class_codes(num_classes: int) -> torch.Tensor:
+    """(num_classes, 84) of -1 and 1: the bitmaps of the digits, then pseudo-random codes that never change."""
     bitmaps = ["".join(rows) for rows in zip(*(line.split() for line in BITMAPS.split("\n") if line), strict=True)]
     ink = [[pixel == "#" for pixel in bitmap] for bitmap in bitmaps[:num_classes]]
     for n in range(len(bitmaps), num_classes):
@@ -100,7 +100,7 @@ def squash(x: torch.Tensor) -> torch.Tensor:
 
 
 class Subsampling(nn.Module):
-    """(N, C, H, W) -> (N, C, H/2, W/2): the sum of each 2 x 2, times its map's coefficient, plus its map's bias."""
+    """(N, C, H, W) -> (N, C, H/2, W/2): sums of 2 x 2 pixels, times a weight, plus a bias per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -112,22 +112,23 @@ class Subsampling(nn.Module):
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-class LinkedConv(nn.Module):
-    """(N, in, H, W) -> (N, len(links), H - 4, W - 4): a 5 x 5 convolution whose maps see those maps that `links` names.
+class SparseConv(nn.Module):
+    """(N, in, H, W) -> (N, len(connections), H - 4, W - 4), a 5 x 5 convolution with a table of connections.
 
-    Neighbours that see equally many are one grouped convolution over the gathered inputs: no weight is masked.
+    Output channel i is connected to the input channels `connections[i]`. Adjacent output channels with the same number
+    of inputs form one grouped convolution over the gathered inputs, so no weight has to be masked.
     """
 
     inputs: torch.Tensor
 
-    def __init__(self, links: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(self, connections: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
-        runs = [list(run) for _, run in groupby(links, len)]
+        runs = [list(run) for _, run in groupby(connections, len)]
         self.convs = nn.ModuleList(
             nn.Conv2d(sum(map(len, run)), len(run), kernel_size=5, groups=len(run)) for run in runs
         )
         self.sizes = [sum(map(len, run)) for run in runs]
-        self.register_buffer("inputs", torch.tensor(sum(links, ())), persistent=False)
+        self.register_buffer("inputs", torch.tensor(sum(connections, ())), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gathered = x.index_select(1, self.inputs).split(self.sizes, 1)  # (N, 60, H, W)
@@ -141,14 +142,14 @@ class RadialBasis(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.register_buffer("centres", codes(num_classes))
+        self.register_buffer("centres", class_codes(num_classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return -0.5 * (x[:, None] - self.centres).square().sum(2)
 
 
 class LeNetPaper(nn.Module):
-    """(N, in_channels, 32, 32) -> (N, num_classes). The layers carry the paper's names."""
+    """(N, in_channels, 32, 32) -> (N, num_classes). The layers have the paper's names."""
 
     num_features = 84
 
@@ -156,7 +157,7 @@ class LeNetPaper(nn.Module):
         super().__init__()
         self.c1 = nn.Conv2d(in_channels, 6, kernel_size=5)
         self.s2 = Subsampling(6)
-        self.c3 = LinkedConv(LINKS)
+        self.c3 = SparseConv(CONNECTIONS)
         self.s4 = Subsampling(16)
         self.c5 = nn.Conv2d(16, 120, kernel_size=5)
         self.f6 = nn.Linear(120, self.num_features)
@@ -169,7 +170,7 @@ class LeNetPaper(nn.Module):
                     nn.init.uniform_(parameter, -2.4 / fan_in, 2.4 / fan_in)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, 32, 32) -> (N, 84), what F6 says."""
+        """(N, in_channels, 32, 32) -> (N, 84), the output of F6."""
         x = squash(self.c1(x))  # (N, 6, 28, 28)
         x = squash(self.s2(x))  # (N, 6, 14, 14)
         x = squash(self.c3(x))  # (N, 16, 10, 10)

@@ -1,15 +1,14 @@
 """Network in Network, after Lin, Chen and Yan (2013, arXiv 1312.4400).
 
-Figure 2: convolutions, each followed by two of 1 x 1 that are a small perceptron at every place (mlpconv, section 3.1),
-and a global average of as many maps as there are classes (section 3.2) in place of fully connected layers. The paper
-leaves the widths open; `nin_cifar` has those of the authors' own configuration for CIFAR-10 (cuda-convnet),
-`nin_imagenet` those of their Caffe model. As there, pools round up, and a rectifier stands between the last
-convolution and the average.
+Figure 2: each convolution is followed by two 1 x 1 convolutions, which form a small perceptron at every pixel (mlpconv,
+section 3.1). Fully connected layers are replaced by a global average of one feature map per class (section 3.2). The
+paper does not state the widths; `nin_cifar` has those of the authors' configuration for CIFAR-10 (cuda-convnet),
+`nin_imagenet` those of their Caffe model. As in these, pools round up, and a ReLU precedes the global average.
 
-Departure: He initialization, and in the last convolution N(0, 0.01) with biases of one, instead of N(0, 0.05).
+Departure: He initialization, and N(0, 0.01) with biases of one in the last convolution, instead of N(0, 0.05).
 
-`nin_cifar` has one form. The small form of `nin_imagenet` is ours, for the field has none: its first convolution is 3 x
-3 and steps by 1.
+`nin_cifar` has no small variant. `nin_imagenet` has no common one; its small stem is ours, a 3 x 3 convolution of
+stride 1 in place of the first convolution.
 """
 
 from typing import NamedTuple
@@ -17,14 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cnnzoo.models.layers import init_rectifier
+from cnnzoo.models.layers import init_kaiming_normal
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Network In Network", 2013, "1312.4400")
 
 
 class Mlpconv(NamedTuple):
-    """(N, in, H, W) -> (N, widths[-1], H/stride, W/stride): a convolution to widths[0] maps, and the 1 x 1 after it."""
+    """(N, in, H, W) -> (N, widths[-1], H/stride, W/stride): a convolution to widths[0] channels, then 1 x 1 ones."""
 
     widths: tuple[int, ...]
     kernel_size: int
@@ -40,7 +39,7 @@ class Mlpconv(NamedTuple):
         return nn.Sequential(*layers)
 
 
-# the last 1 x 1 of the last block, which has a map for each class, is the classifier's
+# The last 1 x 1 convolution of the last block has one map per class; it is part of the classifier.
 CIFAR = (Mlpconv((192, 160, 96), 5, 2), Mlpconv((192, 192, 192), 5, 2), Mlpconv((192, 192), 3, 1))
 IMAGENET = (
     Mlpconv((96, 96, 96), 11, 0, stride=4),
@@ -51,7 +50,7 @@ IMAGENET = (
 
 
 class NiN(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). A pool stands between blocks, then dropout where `dropped` says."""
+    """(N, in_channels, H, W) -> (N, num_classes). Pools between the blocks; dropout after pool i if `dropped[i]`."""
 
     def __init__(
         self,
@@ -76,9 +75,9 @@ class NiN(nn.Module):
         self.features = nn.Sequential(*layers)
         last = nn.Conv2d(width, num_classes, kernel_size=1)
         self.classifier = nn.Sequential(last, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        init_rectifier(self)
+        init_kaiming_normal(self)
         nn.init.normal_(last.weight, std=0.01)
-        # biases of one: a class whose map the rectifier silences for all images never comes back
+        # Biases of one: a class whose map is negative for all images would get no gradient through the ReLU.
         nn.init.ones_(self.get_parameter("classifier.0.bias"))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:

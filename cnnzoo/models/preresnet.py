@@ -1,14 +1,14 @@
 """Pre-activation ResNet, after "Identity Mappings in Deep Residual Networks" (He et al., 2016, arXiv 1603.05027).
 
-Figure 4(e): batch norm and ReLU stand before each convolution, and nothing follows the addition, so that the signal
-passes from unit to unit unchanged. The appendix has two special cases: the first unit activates before it splits into
-residual and shortcut, and the last is followed by one more batch norm and ReLU. Units that change the shape activate
-before they split too; their projections are bare convolutions, without batch norm. The stride of a bottleneck is in
-its first 1 x 1.
+Figure 4(e): batch norm and ReLU precede each convolution, and nothing follows the addition, so that the identity path
+from unit to unit stays unchanged. The appendix has two special cases: in the first unit the activation precedes the
+split into residual and shortcut, and the last unit is followed by one more batch norm and ReLU. In units that change
+the shape the activation precedes the split too; their projections are convolutions without batch norm. The stride of a
+bottleneck is in its first 1 x 1 convolution.
 
 These are the networks for CIFAR: 110 layers of basic units with the parameter-free shortcuts of the first paper
-(option A), 164 and 1001 layers of bottlenecks with projections. The authors' later code, not the paper, says where
-the strides are and what is shared.
+(option A), and 164 and 1001 layers of bottlenecks with projections. The positions of the strides and of the shared
+activations are taken from the authors' later code, because the paper does not state them.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ PAPER = Paper("Identity Mappings in Deep Residual Networks", 2016, "1603.05027")
 
 
 class BasicUnit(nn.Module):
-    """(N, in, H, W) -> (N, width, H/stride, W/stride). `first`: of the network."""
+    """(N, in, H, W) -> (N, width, H/stride, W/stride). `first`: whether it is the first unit of the network."""
 
     def __init__(self, in_channels: int, width: int, stride: int, *, first: bool = False) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class BasicUnit(nn.Module):
 
 
 class BottleneckUnit(nn.Module):
-    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride). `first`: of the network."""
+    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride). `first`: whether it is the first unit of the network."""
 
     def __init__(self, in_channels: int, width: int, stride: int, *, first: bool = False) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class PreResNet(nn.Module):
         """(N, in_channels, H, W) -> (N, num_features, H/4, W/4), the last feature map."""
         x = self.conv1(x)  # (N, 16, H, W)
         for stage in self.stages:
-            x = getattr(self, stage)(x)  # each after the first halves the sides
+            x = getattr(self, stage)(x)  # all stages but the first halve height and width
         return self.relu(self.bn(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The names of the zoo: what belongs to a name, and the network it stands for."""
+"""The registry: for each model name its published facts and the constructor that builds the network."""
 
 import fnmatch
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from torch import nn
 from cnnzoo.errors import unknown
 
 STEMS = ("native", "small")
-"""The paper's form of a network, and the family's form for small images."""
+"""`native` is the network as published, `small` the family's variant for small images, such as 32 x 32."""
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a network was published; `arxiv` is the identifier, None where the paper is not there."""
+    """The publication of a network. `arxiv` is the identifier, None if the paper is not on arXiv."""
 
     title: str
     year: int
@@ -24,7 +24,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Published accuracies, fractions from 0 to 1, and where and how they were measured."""
+    """Published accuracies as fractions from 0 to 1. `source` says where and how they were measured."""
 
     top1: float
     top5: float | None
@@ -33,49 +33,52 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """The facts that belong to a name. Sizes are the side of a square image, in pixels."""
+    """The facts about a registered model. Image sizes are the side of a square image in pixels."""
 
     name: str
     family: str
     paper: Paper
     parameters: int
-    """Exact number of trainable parameters with `num_classes` and `in_channels` as below, native stem."""
+    """Exact number of trainable parameters with the `num_classes` and `in_channels` below and the native stem."""
     multiply_accumulates: int | None = None
-    """Of the convolutions and linear layers for one image of `input_size`."""
+    """Multiply-accumulates of the convolutions and linear layers for one image of `input_size`."""
     num_classes: int = 1000
-    """Of the paper's data set."""
+    """Number of classes of the paper's data set."""
     in_channels: int = 3
-    """Of the paper's images."""
+    """Number of channels of the paper's images."""
     input_size: int = 224
-    """The native size."""
+    """Image size that the paper trains on."""
     min_size: int
-    """The smallest image that the native form takes, in training as in evaluation."""
+    """Smallest image size of the native stem, in training and in evaluation."""
     max_size: int | None = None
-    """The largest one; None where a pooled head takes any."""
+    """Largest image size of the native stem; None if there is no limit, because the head pools."""
     small_min_size: int | None = None
-    """The smallest image that the small form takes; None where the network has one form only."""
+    """Smallest image size of the small stem; None if the network has no small stem."""
     accuracy: Accuracy | None = None
     torchvision: str | None = None
-    """The builder of the same network in torchvision.models."""
+    """Name of the same network in torchvision.models; None if torchvision does not have it."""
     weights: tuple[str, ...] = ()
-    """The members of torchvision's weights enum that can be loaded; "DEFAULT" names the best of them."""
+    """Members of torchvision's weights enum that can be loaded. "DEFAULT" is an alias of the best one."""
 
     def sizes(self, stem: str) -> tuple[int, int | None]:
-        """Smallest and largest image side (None: no bound) of the form that `stem` names."""
+        """The smallest and the largest image size (None: no limit) with this stem; `UserError` for an unknown stem."""
         if check_stem(stem) == "small" and self.small_min_size is not None:
             return self.small_min_size, None
         return self.min_size, self.max_size
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelEntry:
+    """A registered model: its facts, its constructor, and the constructor arguments that define this variant."""
+
     info: Info
     network: Callable[..., nn.Module]
     arguments: Mapping[str, Any]
     pretrained_arguments: Mapping[str, Any]
+    """Further constructor arguments that torchvision's weights require."""
 
 
-_MODELS: dict[str, Entry] = {}
+_MODELS: dict[str, ModelEntry] = {}
 
 
 def register(
@@ -85,21 +88,22 @@ def register(
     pretrained_arguments: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> None:
-    """Put a name into the zoo: `network(num_classes=, in_channels=, **arguments)` builds it.
+    """Register the model `info.name`, which `network(num_classes=..., in_channels=..., **arguments)` builds.
 
-    A network with a small-image form also takes `stem`. `pretrained_arguments` are those that torchvision's weights
-    need.
+    A constructor with a parameter `stem` is also passed the stem. `pretrained_arguments` are further arguments that
+    torchvision's weights require. Raises `ValueError` if the name is registered already.
     """
     if info.name in _MODELS:
         raise ValueError(f"the model '{info.name}' is registered twice: {_MODELS[info.name].network} and {network}")
-    _MODELS[info.name] = Entry(info, network, arguments, pretrained_arguments or {})
+    _MODELS[info.name] = ModelEntry(info, network, arguments, pretrained_arguments or {})
 
 
 def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:
-    """The names of the zoo, sorted by family as registered.
+    """List the registered model names, grouped by family in the order of registration.
 
-    pattern: of shell type, "vgg*_bn". family: "vgg". pretrained: True for those with torchvision weights, False for
-    those without. An unknown family raises `UserError`; a pattern that matches nothing gives an empty list.
+    pattern: a shell-style wildcard, such as "vgg*_bn"; a pattern without a match gives an empty list.
+    family: only models of this family, such as "vgg"; an unknown family raises `UserError`.
+    pretrained: True for models with torchvision weights, False for models without.
     """
     families = {entry.info.family: None for entry in _MODELS.values()}
     if family is not None and family not in families:
@@ -114,18 +118,19 @@ def list_models(pattern: str | None = None, *, family: str | None = None, pretra
 
 
 def info(name: str) -> Info:
-    """The facts of the network `name`; raises `UserError` with the nearest names where there is none."""
+    """The facts about the model `name`; raises `UserError` with the closest names if it is unknown."""
     return get_entry(name).info
 
 
 def check_stem(stem: str) -> str:
-    """`stem`, if there is such a one."""
+    """Return `stem`; raises `UserError` if it is unknown."""
     if stem not in STEMS:
         raise unknown("stem", str(stem), STEMS)
     return stem
 
 
-def get_entry(name: str) -> Entry:
+def get_entry(name: str) -> ModelEntry:
+    """The registry entry of the model `name`; raises `UserError` with the closest names if it is unknown."""
     if name not in _MODELS:
         raise unknown("model", str(name), _MODELS)
     return _MODELS[name]

@@ -1,17 +1,18 @@
 """ResNet, after "Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv 1512.03385).
 
-Table 1 and Figure 5. `resnet18` to `resnet152` are what the community means by the names and equal torchvision's.
-They depart from the paper: projection shortcuts wherever the shape changes (option B), also in 18 and 34 layers, and
-the stride of a bottleneck in its 3 x 3 convolution ("v1.5"). `resnet18_paper` to `resnet152_paper` are the paper's:
-parameter-free shortcuts (option A) in 18 and 34 layers, the stride in a bottleneck's first 1 x 1 ("v1").
+Table 1 and Figure 5. `resnet18` to `resnet152` equal torchvision's networks of these names. They depart from the paper:
+projection shortcuts wherever the shape changes (option B), also with 18 and 34 layers, and the stride of a bottleneck
+in its 3 x 3 convolution ("v1.5"). `resnet18_paper` to `resnet152_paper` are the paper's networks: parameter-free
+shortcuts (option A) with 18 and 34 layers, and the stride in the first 1 x 1 convolution of a bottleneck ("v1").
 
-`resnet20` to `resnet1202` are its networks for CIFAR-10 (section 4.2): stages of 16, 32 and 64 channels, option A.
+`resnet20` to `resnet1202` are the paper's networks for CIFAR-10 (section 4.2): stages of 16, 32 and 64 channels, option
+A.
 
-Blocks are made by `block(in_channels, width, stride)`; what a shortcut is, and where a bottleneck steps, are
-arguments to bind with functools.partial, so that another form of the network is another factory.
+A block is built by `block(in_channels, width, stride)`. The kind of shortcut and the position of a bottleneck's stride
+are further arguments, bound with functools.partial, so that a variant of the network is another block factory.
 
-The small form of the ImageNet networks is the field's for 32 x 32: a 3 x 3 convolution of stride 1 and no pool in
-front. It is not the network that the paper has for CIFAR.
+The small stem of the ImageNet networks is the common one for 32 x 32, a 3 x 3 convolution of stride 1 without a pool.
+It does not give the paper's networks for CIFAR.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,14 +38,14 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Option B: (N, in, H, W) -> (N, out, H/stride, W/stride) where a block changes the shape, else None, identity."""
+    """Option B: (N, in, H, W) -> (N, out, H/stride, W/stride) if the block changes the shape, else None (identity)."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
 
 def zero_padding(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Option A, without parameters: as `projection`, but the identity, subsampled and padded."""
+    """Option A: as `projection`, but without parameters: the input, subsampled and padded with zeros."""
     if stride == 1 and in_channels == out_channels:
         return None
     return ZeroPadding(in_channels, out_channels, stride)
@@ -59,7 +60,7 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, *, shortcut: Shortcut = projection) -> None:
         super().__init__()
         self.out_channels = width
-        downsample = shortcut(in_channels, width, stride)  # drawn first, as torchvision does: same seed, same weights
+        downsample = shortcut(in_channels, width, stride)  # built first, as in torchvision: same seed, same weights
         self.conv1 = conv3x3(in_channels, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -74,14 +75,16 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.residual(x)
-        out += x if self.downsample is None else self.downsample(x)  # in place: nobody else sees it
+        out += x if self.downsample is None else self.downsample(x)  # in place: `out` is not used elsewhere
         return self.relu(out)
 
 
 class Bottleneck(nn.Module):
-    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right. `strided`: which convolution steps.
+    """(N, in, H, W) -> (N, 4 width, H/stride, W/stride), Figure 5 right.
 
-    The 3 x 3 has `cardinality` groups, each of `bottleneck_width` channels where `width` is 64: ResNeXt's terms.
+    strided: which convolution has the stride, 1 or 2.
+    cardinality, bottleneck_width: ResNeXt's terms; the 3 x 3 convolution has `cardinality` groups, each of
+        `bottleneck_width` channels if `width` is 64.
     """
 
     def __init__(
@@ -117,12 +120,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.residual(x)
-        out += x if self.downsample is None else self.downsample(x)  # in place: nobody else sees it
+        out += x if self.downsample is None else self.downsample(x)  # in place: `out` is not used elsewhere
         return self.relu(out)
 
 
 class ResNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). `depths` and `widths`: blocks, and their width, of each stage."""
+    """(N, in_channels, H, W) -> (N, num_classes). `depths` and `widths`: number of blocks and width of each stage."""
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ class ResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
         x = self.maxpool(x)  # (N, 64, H/4, W/4)
         for stage in self.stages:
-            x = getattr(self, stage)(x)  # each after the first halves the sides
+            x = getattr(self, stage)(x)  # all stages but the first halve height and width
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """ResNeXt, after "Aggregated Residual Transformations for Deep Neural Networks" (Xie et al., 2016, arXiv 1611.05431).
 
-Table 1 and Figure 3(c): ResNet's bottleneck with a grouped 3 x 3 between two 1 x 1 convolutions that see all channels.
-A name's 32x4d is a cardinality of 32 groups and a bottleneck width of 4: the channels of a group in the first stage,
-doubled by each stage after it. 50_32x4d, 101_32x8d and 101_64x4d equal torchvision's; 101_32x8d is not of the paper.
+Table 1 and Figure 3(c): ResNet's bottleneck with a grouped 3 x 3 convolution between two ungrouped 1 x 1 convolutions.
+In a name, 32x4d means a cardinality of 32 groups and a bottleneck width of 4, the number of channels per group in the
+first stage, which doubles with each stage. 50_32x4d, 101_32x8d and 101_64x4d equal torchvision's; 101_32x8d is not from
+the paper.
 
-`resnext29_8x64d` and `resnext29_16x64d` are section 5.3's networks for CIFAR. The paper's first version had blocks
-with the activation in front; these have it after the addition, as in the last version and the authors' code.
+`resnext29_8x64d` and `resnext29_16x64d` are the networks for CIFAR of section 5.3. In the first version of the paper
+the activation came first in a block; here it follows the addition, as in the last version and the authors' code.
 
-The small form of the others is ResNet's: a 3 x 3 convolution of stride 1 and no pool in front.
+The small stem of the ImageNet networks is ResNet's, a 3 x 3 convolution of stride 1 without a pool.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ PAPER = Paper("Aggregated Residual Transformations for Deep Neural Networks", 20
 
 
 class ResNeXt(ResNet):
-    """(N, in_channels, H, W) -> (N, num_classes), Table 1. `depths`: blocks of each stage."""
+    """(N, in_channels, H, W) -> (N, num_classes), Table 1. `depths`: number of blocks of each stage."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class CifarResNeXt(ResNet):
         in_channels: int = 3,
     ) -> None:
         if depth < 11 or (depth - 2) % 9:
-            raise UserError(f"depth={depth}: a ResNeXt for CIFAR has 9 n + 2 layers, such as 11, 20, 29, 38")
+            raise UserError(f"depth={depth}: expected 9 n + 2 layers, such as 11, 20, 29, 38")
         super().__init__(
             partial(Bottleneck, cardinality=cardinality, bottleneck_width=bottleneck_width),
             [(depth - 2) // 9] * 3,
@@ -67,7 +68,7 @@ for name, depths, cardinality, bottleneck_width, parameters, multiply_accumulate
     ("resnext101_32x8d", (3, 4, 23, 3), 32, 8, 88_791_336, 16_414_015_488, 0.79312, 0.94526, V1_V2),
     ("resnext101_64x4d", (3, 4, 23, 3), 64, 4, 83_455_272, 15_460_270_080, 0.83246, 0.96454, V1),
 ):
-    twin = f"torchvision ResNeXt{name[7:].replace('d', 'D')}_Weights.IMAGENET1K_V1"
+    torchvision_source = f"torchvision ResNeXt{name[7:].replace('d', 'D')}_Weights.IMAGENET1K_V1"
     register(
         Info(
             name=name,
@@ -78,7 +79,7 @@ for name, depths, cardinality, bottleneck_width, parameters, multiply_accumulate
             min_size=1,
             small_min_size=1,
             accuracy=Accuracy(
-                top1, top5, f"{twin if weights else 'the paper, Table 4'}, ImageNet val, one crop of 224"
+                top1, top5, f"{torchvision_source if weights else 'the paper, Table 4'}, ImageNet val, one crop of 224"
             ),
             torchvision=name if weights else None,
             weights=weights,

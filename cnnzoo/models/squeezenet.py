@@ -1,15 +1,16 @@
 """SqueezeNet, after "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters" (Iandola et al., 2016, 1602.07360).
 
-`squeezenet1_0` is Table 1, `squeezenet1_1` the authors' later release: a smaller first convolution and earlier pools,
-2.4 times less computation. Both equal torchvision's. Departures, torchvision's: He initialization where the authors
-have Xavier's, and images of 224 pixels where the table's sizes need 227.
+`squeezenet1_0` is Table 1. `squeezenet1_1` is the authors' later release with a smaller first convolution and earlier
+pools, which needs 2.4 times less computation. Both equal torchvision's. Departures, from torchvision: He initialization
+instead of Xavier's, and images of 224 pixels, whereas the sizes of the table need 227.
 
-`_simple_bypass` adds the input of fire3, 5, 7 and 9 to their output, `_complex_bypass` also that of the others by way
-of a 1 x 1 convolution (section 6, Figure 2). The paper has them for 1.0; with 1.1 they are ours.
+`_simple_bypass` adds the input of fire3, 5, 7 and 9 to their output. `_complex_bypass` also adds the input of the other
+fire modules, after a 1 x 1 convolution (section 6, Figure 2). The paper has bypasses for 1.0 only; those of 1.1 are
+ours.
 
-The small form is the field's for 32 x 32 (weiaicunzai/pytorch-cifar100, without its batch norm and bypasses): a 3 x 3
-convolution of stride 1 in front, pools of 2 x 2, and no rectifier after conv10, which can silence a class for good in
-the first steps. Without batch norm it wants AdamW: SGD hardly moves it on a small data set.
+The small stem is the common one for 32 x 32 (weiaicunzai/pytorch-cifar100, without its batch norm and bypasses): a 3 x
+3 convolution of stride 1, pools of 2 x 2, and no ReLU after conv10, because the ReLU can set a class to zero forever in
+the first steps. Train it with AdamW: without batch norm, SGD makes little progress on a small data set.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,12 @@ from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016, "1602.07360")
 
-# (squeeze, expand) of fire2 to fire9: Table 1's s1x1, and its e1x1 and e3x3, which are equal
+# (squeeze, expand) of fire2 to fire9: s1x1 of Table 1, and its e1x1 and e3x3, which are equal.
 FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 
 
 class Fire(nn.Module):
-    """(N, in, H, W) -> (N, 2 expand, H, W): squeeze by 1 x 1, expand by 1 x 1 and 3 x 3 side by side (Figure 1)."""
+    """(N, in, H, W) -> (N, 2 expand, H, W): squeeze by 1 x 1, expand by 1 x 1 and 3 x 3 in parallel (Figure 1)."""
 
     def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
         super().__init__()
@@ -44,27 +45,28 @@ class Fire(nn.Module):
 
 
 class BypassedFire(Fire):
-    """(N, in, H, W) -> (N, 2 expand, H, W): the fire's output plus what `bypass` makes of its input."""
+    """(N, in, H, W) -> (N, 2 expand, H, W): a fire module plus a bypass, an identity or a 1 x 1 convolution."""
 
     def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
         super().__init__(in_channels, squeeze, expand)
-        same = in_channels == 2 * expand
-        self.bypass = nn.Identity() if same else nn.Conv2d(in_channels, 2 * expand, kernel_size=1)
+        same_shape = in_channels == 2 * expand
+        self.bypass = nn.Identity() if same_shape else nn.Conv2d(in_channels, 2 * expand, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + self.bypass(x)
 
 
 def simple_bypass(in_channels: int, squeeze: int, expand: int) -> Fire:
-    """A fire with a bypass where its input has as many maps as its output."""
+    """A fire module, with a bypass if its input and output have the same number of channels."""
     return (BypassedFire if in_channels == 2 * expand else Fire)(in_channels, squeeze, expand)
 
 
 class SqueezeNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes).
 
-    conv1: maps and kernel size of the first convolution. pools_after: the fires that a pool follows; one always follows
-    conv1. fire: builds a fire module, given its input's maps and its row of `FIRES`.
+    conv1: output channels and kernel size of the first convolution, which a pool always follows.
+    pools_after: numbers of the fire modules that a pool follows.
+    fire: constructor of a fire module, `fire(in_channels, squeeze, expand)`.
     """
 
     num_features = 512
@@ -116,7 +118,7 @@ class SqueezeNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, 512, H/16, W/16), the last feature map; small: H/8."""
+        """(N, in_channels, H, W) -> (N, 512, H/16, W/16), the last feature map; small stem: H/8."""
         return self.features(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +126,7 @@ class SqueezeNet(nn.Module):
         return torch.flatten(x, 1)
 
 
-VERSIONS = {"1_0": ((96, 7), (4, 8), 21), "1_1": ((64, 3), (3, 5), 17)}  # conv1, pools_after, smallest image
+VERSIONS = {"1_0": ((96, 7), (4, 8), 21), "1_1": ((64, 3), (3, 5), 17)}  # conv1, pools_after, min_size
 
 for version, bypass, fire, parameters, multiply_accumulates, top1, top5 in (
     ("1_0", "", Fire, 1_248_424, 818_924_576, 0.58092, 0.80420),

@@ -1,20 +1,21 @@
 """Stochastic depth, after "Deep Networks with Stochastic Depth" (Huang et al., 2016, arXiv 1603.09382).
 
-While it trains, each block of a ResNet is dropped or kept as a whole, by one draw for each mini-batch; what is left of
-a dropped block is its shortcut. In evaluation all blocks count, each by its probability of survival, which falls
-linearly from the first to the last.
+In training, each block of a ResNet is dropped or kept at random, as a whole and for the whole mini-batch; of a dropped
+block only the shortcut remains. In evaluation all blocks are computed, and each residual is scaled by the survival
+probability of its block, which decreases linearly from the first block to the last.
 
-The networks are the paper's: for CIFAR-10 those of He et al., with shortcuts that average where He et al. subsample,
-for ImageNet 152 layers with projections. Departures: the convolutions have no biases, which the authors' CIFAR code
-has and batch norm takes away again; the ImageNet network has the stride of a bottleneck in its 3 x 3, as the code that
-the paper builds on, and the keys of `resnet152`.
+The networks are the paper's. For CIFAR-10 they are those of He et al., with average pooling instead of subsampling in
+the shortcuts; for ImageNet 152 layers with projections. Departures: the convolutions have no biases, which the authors'
+CIFAR code has although batch norm cancels them. The ImageNet network has the stride of a bottleneck in its 3 x 3
+convolution, like the code that the paper builds on, and the state-dict keys of `resnet152`.
 
-A dropped block is not computed, which saves the paper's quarter of the training time, and its batch norm's running
-statistics stay; its parameters get gradients of zero, as in the authors' code, so weight decay and momentum go on, and
-ranks that draw differently still agree. A traced or compiled training graph has no branches: there every block is
-computed and multiplied by zero or one, the same in all but time and those running statistics.
+A dropped block is not computed, which saves the quarter of the training time that the paper reports, and its batch norm
+keeps its running statistics. Its parameters get gradients of zero, as in the authors' code. Weight decay and momentum
+therefore still apply to them, and ranks that drop different blocks stay in step. A traced or compiled training graph
+has no branches, so every block is computed and multiplied by zero or one; only the time and those running statistics
+differ.
 
-The draws come from torch's global generator of the CPU, whatever the device: no block waits for an accelerator.
+The random numbers come from torch's global CPU generator on any device, so that no block waits for an accelerator.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,27 +25,27 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnnzoo.errors import UserError
-from cnnzoo.models.layers import Dropped, ZeroPadding
+from cnnzoo.checks import check_number
+from cnnzoo.models.layers import ZeroGradients, ZeroPadding
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 from cnnzoo.models.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
 
 PAPER = Paper("Deep Networks with Stochastic Depth", 2016, "1603.09382")
 
 
-def survives(probability: float) -> torch.Tensor:
-    """The b of equation 2: () bool, true with that probability."""
+def sample_survival(probability: float) -> torch.Tensor:
+    """Sample b of equation 2: () bool, true with the given probability."""
     return torch.rand((), device="cpu") < probability
 
 
-@torch.fx.wrap  # the draw belongs into the graph, not its outcome on the day of tracing
+@torch.fx.wrap  # so that a traced graph samples in every step, instead of holding the value of the tracing run
 def gate(residual: torch.Tensor, probability: float) -> torch.Tensor:
-    """The b f(x) of equation 2: (N, C, H, W) -> (N, C, H, W), all of it or nothing."""
-    return residual * survives(probability)
+    """B f(x) of equation 2: (N, C, H, W) -> (N, C, H, W), the residual or zeros."""
+    return residual * sample_survival(probability)
 
 
-class Gated(nn.Module):
-    """(N, in, H, W) -> (N, out, H/stride, W/stride): what a block of a ResNet does, if it survives."""
+class GatedBlock(nn.Module):
+    """(N, in, H, W) -> (N, out, H/stride, W/stride): a block of a ResNet whose residual is dropped at random."""
 
     survival_probability: float
     residual: Callable[[torch.Tensor], torch.Tensor]
@@ -56,38 +57,37 @@ class Gated(nn.Module):
             return F.relu(torch.add(identity, self.residual(x), alpha=self.survival_probability))  # equation 5
         if isinstance(x, torch.fx.Proxy) or torch.compiler.is_compiling():
             return F.relu(gate(self.residual(x), self.survival_probability) + identity)  # equation 2
-        if survives(self.survival_probability):
+        if sample_survival(self.survival_probability):
             return F.relu(self.residual(x) + identity)
         unused = [parameter for key, parameter in self.named_parameters() if not key.startswith("downsample.")]
-        return Dropped.apply(F.relu(identity), *unused)
+        return ZeroGradients.apply(F.relu(identity), *unused)
 
 
-class GatedBasicBlock(Gated, BasicBlock):
+class GatedBasicBlock(GatedBlock, BasicBlock):
     """(N, in, H, W) -> (N, width, H/stride, W/stride)."""
 
 
-class GatedBottleneck(Gated, Bottleneck):
+class GatedBottleneck(GatedBlock, Bottleneck):
     """(N, in, H, W) -> (N, 4 width, H/stride, W/stride)."""
 
 
 def average_pooling(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Section 4: (N, in, H, W) -> (N, out, H/stride, W/stride), pooled and zero-padded, else None, identity."""
+    """Section 4: (N, in, H, W) -> (N, out, H/stride, W/stride), pooled and zero-padded, else None (identity)."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), ZeroPadding(in_channels, out_channels, stride=1))
 
 
 def decay_linearly(net: nn.Module, survival_probability: float) -> None:
-    """Equation 4: p = 1 - l/L (1 - survival_probability) for block l of L, counted from 1."""
-    if not 0 <= survival_probability <= 1:
-        raise UserError(f"survival_probability={survival_probability}: expected 0 to 1, that of the last block")
-    blocks = [module for module in net.modules() if isinstance(module, Gated)]
+    """Set the probability of block l of L, counted from 1, to 1 - l/L (1 - survival_probability) (equation 4)."""
+    check_number("survival_probability", survival_probability, minimum=0, maximum=1, note="for the last block")
+    blocks = [module for module in net.modules() if isinstance(module, GatedBlock)]
     for i, block in enumerate(blocks, start=1):
         block.survival_probability = 1 - i / len(blocks) * (1 - survival_probability)
 
 
 class StochasticDepth(ResNet):
-    """(N, in_channels, H, W) -> (N, num_classes). `survival_probability`: of the last block."""
+    """(N, in_channels, H, W) -> (N, num_classes). `survival_probability` is that of the last block."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class StochasticDepth(ResNet):
 
 
 class CifarStochasticDepth(CifarResNet):
-    """(N, in_channels, H, W) -> (N, num_classes). `survival_probability`: of the last block."""
+    """(N, in_channels, H, W) -> (N, num_classes). `survival_probability` is that of the last block."""
 
     def __init__(
         self,

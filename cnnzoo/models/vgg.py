@@ -1,21 +1,21 @@
 """VGG, after "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014, arXiv 1409.1556).
 
 By Simonyan and Zisserman. Table 1: `vgg11`, `vgg13`, `vgg16` and `vgg19` are its columns A, B, D and E, `vgg16_c` is C.
-Column A-LRN is left out: the paper found that the normalization does not help.
+Column A-LRN is left out, because the paper found that the normalization does not help.
 
-Departures, all torchvision's: the `_bn` names, with batch norm after every convolution, which keeps its bias; an
-adaptive pool before the classifier, so that images of any size from 32 pixels fit; convolutions drawn from He's N(0,
-2 / fan_out) and linear layers from N(0, 0.01), where the paper started the deep columns from a trained A.
+Departures, all from torchvision: the `_bn` networks with batch norm after every convolution, which keeps its bias; an
+adaptive pool before the classifier, which allows images of any size from 32 pixels; initialization from N(0, 2 /
+fan_out) for convolutions and N(0, 0.01) for linear layers. The paper initialized the deep columns from a trained A.
 
-The small form is the field's for 32 x 32 (kuangliu, bearpaw): the trunk with its five pools and one linear layer. The
-average pool before it is ours; it does nothing at 32 x 32 and admits larger images. So is drawing from N(0, 2 / fan_in)
-where no batch norm carries the signal.
+The small variant is the common one for 32 x 32 (kuangliu, bearpaw): the convolutions with their five pools and one
+linear layer. The average pool before it is ours; it is the identity at 32 x 32 and allows larger images. Without batch
+norm the small variant is initialized from N(0, 2 / fan_in), which is ours too.
 """
 
 import torch
 from torch import nn
 
-from cnnzoo.models.layers import init_rectifier, up_to_last
+from cnnzoo.models.layers import apply_all_but_last, init_kaiming_normal
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, "1409.1556")
@@ -32,7 +32,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, batch_norm: bool
 
 
 class VGG(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). `kernels`: for each block, its convolutions' sizes."""
+    """(N, in_channels, H, W) -> (N, num_classes). `kernels`: the kernel sizes of the convolutions of each block."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class VGG(nn.Module):
                 nn.Linear(4096, num_classes),
             )
         if small and not batch_norm:
-            init_rectifier(self)
+            init_kaiming_normal(self)
             return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -82,10 +82,10 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        """(N, in_channels, H, W) -> (N, num_features), the input of the last linear layer."""
         x = self.features(x)  # (N, 512, H/32, W/32)
         x = torch.flatten(self.avgpool(x), 1)
-        return up_to_last(self.classifier, x)
+        return apply_all_but_last(self.classifier, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier[-1](self.forward_features(x))
@@ -108,7 +108,7 @@ for name, kernels, parameters, multiply_accumulates, top1, top5 in (
     ("vgg19", E, 143_667_240, 19_632_062_464, 0.72376, 0.90876),
     ("vgg19_bn", E, 143_678_248, 19_632_062_464, 0.74218, 0.91842),
 ):
-    twin = None if kernels is C else name
+    torchvision_name = None if kernels is C else name
     register(
         Info(
             name=name,
@@ -122,11 +122,11 @@ for name, kernels, parameters, multiply_accumulates, top1, top5 in (
                 top1,
                 top5,
                 f"torchvision {name.upper()}_Weights.IMAGENET1K_V1, ImageNet val, one crop of 224"
-                if twin
+                if torchvision_name
                 else "the paper's Table 3, ImageNet val, the whole image at a shorter side of 256",
             ),
-            torchvision=twin,
-            weights=("IMAGENET1K_V1",) if twin else (),
+            torchvision=torchvision_name,
+            weights=("IMAGENET1K_V1",) if torchvision_name else (),
         ),
         VGG,
         kernels=kernels,

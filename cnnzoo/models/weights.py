@@ -1,7 +1,7 @@
-"""Weights for a network: torchvision's by the name of their enum member, or those of a file.
+"""Load weights into a network: torchvision's published weights by the name of their enum member, or a file.
 
-torchvision downloads its files and keeps them in `$TORCH_HOME/hub/checkpoints`; a file found there is verified by the
-hash in its name before it is used. Nothing is ever unpickled beyond tensors and plain types.
+torchvision downloads its files to `$TORCH_HOME/hub/checkpoints`. A file that is already there is verified by the hash
+in its name. Only tensors and plain Python types are unpickled, so that a file cannot run code.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -21,7 +20,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model_weights
 
 from cnnzoo.errors import UserError, unknown
-from cnnzoo.models.registry import info as facts_of
+from cnnzoo.models import registry
 
 if TYPE_CHECKING:
     from cnnzoo.models.registry import Info
@@ -29,12 +28,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt")
-State = dict[str, torch.Tensor]
+StateDict = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What published weights expect: the shorter side resized to `resize`, the centre of `image_size`, normalized."""
+    """The preprocessing that published weights were trained with.
+
+    The shorter side is resized to `resize` pixels, the central `image_size` pixels are cropped, and the result is
+    normalized by `mean` and `std`.
+    """
 
     image_size: int
     resize: int
@@ -42,15 +45,15 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
-def preprocessing(name: str, weights: str | Path) -> Preprocessing | None:
-    """What torchvision's `weights` for the network `name` expect, read from the enum; None for a file, which is silent.
+def published_preprocessing(name: str, weights: str | Path) -> Preprocessing | None:
+    """The preprocessing of torchvision's `weights` for the network `name`; None if `weights` is a file.
 
-    Raises `UserError` for an unknown network, and for weights that it does not have.
+    Raises `UserError` for an unknown network and for weights that the network does not have.
     """
-    info = facts_of(name)
+    info = registry.info(name)
     if not is_published(info, weights):
         return None
-    transforms = _member(info, str(weights)).transforms()
+    transforms = _weights_enum_member(info, str(weights)).transforms()
     return Preprocessing(
         image_size=transforms.crop_size[0],
         resize=transforms.resize_size[0],
@@ -60,122 +63,153 @@ def preprocessing(name: str, weights: str | Path) -> Preprocessing | None:
 
 
 def is_published(info: "Info", weights: str | Path) -> bool:
-    """Whether `weights` names a member of the network's enum (True) or a file (False); `UserError` if neither.
+    """Return True if `weights` is a member of the network's weights enum and False if it is a path to a file.
 
-    What ends like a file of weights, or holds a slash, is a file, whether it exists or not.
+    A string with a slash or with one of `SUFFIXES` is a path, even if the file does not exist. Raises `UserError` for
+    any other string.
     """
-    word = os.fspath(weights)
-    if info.weights and word in (*info.weights, "DEFAULT"):
+    name = os.fspath(weights)
+    if info.weights and name in (*info.weights, "DEFAULT"):
         return True
-    if Path(word).suffix.lower() in SUFFIXES or "/" in word or os.sep in word:
+    if Path(name).suffix.lower() in SUFFIXES or "/" in name or os.sep in name:
         return False
     if not info.weights:
-        raise UserError(f"weights={word}: {info.name} has no published weights; name a file ({', '.join(SUFFIXES)})")
-    raise unknown(f"weights for {info.name}", word, (*info.weights, "DEFAULT"))
+        raise UserError(
+            f"weights={name}: {info.name} has no published weights; type the path of a file ({', '.join(SUFFIXES)})"
+        )
+    raise unknown(f"weights for {info.name}", name, (*info.weights, "DEFAULT"))
 
 
-def read_weights(info: "Info", weights: str | Path) -> tuple[State, dict[str, Any]]:
-    """The tensors that `weights` names, and the model arguments that a checkpoint of ours recorded with them.
+def read_weights(info: "Info", weights: str | Path) -> tuple[StateDict, dict[str, Any]]:
+    """Read the state dict that `weights` refers to, and the model arguments if it is a checkpoint of cnnzoo.
 
-    Raises `UserError` for what cannot be downloaded, a missing, torn or changed file, and one with more than tensors.
+    Raises `UserError` if the download fails, and for a file that is missing, damaged, for another network, or that
+    holds more than tensors.
     """
     if is_published(info, weights):
-        return _published(info, str(weights)), {}
+        return _read_published_weights(info, str(weights)), {}
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"weights={weights}: there is no such file")
-    saved = load_file(path, "save it again, from a trusted place")
-    recorded: dict[str, Any] = {}
-    if isinstance(saved, dict) and "cnnzoo" in saved and "state_dict" in saved:
-        recorded = dict(saved["cnnzoo"].get("model", {}))
-        saved = {key[4:]: value for key, value in saved["state_dict"].items() if key.startswith("net.")}
-        if recorded.get("name", info.name) != info.name:
-            raise UserError(f"{path} is a checkpoint of {recorded['name']}, not of {info.name}")
+    state_dict = load_file(path, "save it again, and only from a source that you trust")
+    arguments: dict[str, Any] = {}
+    if isinstance(state_dict, dict) and "cnnzoo" in state_dict and "state_dict" in state_dict:
+        checkpoint = state_dict
+        arguments = dict(checkpoint["cnnzoo"].get("model", {}))
+        state_dict = {
+            key.removeprefix("net."): value for key, value in checkpoint["state_dict"].items() if key.startswith("net.")
+        }
+        if arguments.get("name", info.name) != info.name:
+            raise UserError(f"{path} is a checkpoint of {arguments['name']}, not of {info.name}")
     elif path.suffix == ".ckpt":
-        raise UserError(f"{path} is no checkpoint of cnnzoo: it lacks the entries 'cnnzoo' and 'state_dict'")
-    if not isinstance(saved, Mapping) or not saved or not all(isinstance(v, torch.Tensor) for v in saved.values()):
-        raise UserError(f"{path} holds no state dict (names with a tensor each): save net.state_dict()")
-    return dict(saved), recorded
+        raise UserError(f"{path} is not a checkpoint of cnnzoo: it has no entries 'cnnzoo' and 'state_dict'")
+    is_state_dict = isinstance(state_dict, Mapping) and all(isinstance(v, torch.Tensor) for v in state_dict.values())
+    if not is_state_dict or not state_dict:
+        raise UserError(f"{path} holds no state dict: expected a mapping of names to tensors; save net.state_dict()")
+    return dict(state_dict), arguments
 
 
-def fit_weights(
-    net: nn.Module, state: State, *, source: str, published: bool, build: Callable[..., nn.Module], num_classes: int
+def load_weights(
+    net: nn.Module,
+    state_dict: StateDict,
+    *,
+    source: str,
+    published: bool,
+    build: Callable[..., nn.Module],
+    num_classes: int,
 ) -> None:
-    """Load `state` into `net`, in place.
+    """Load `state_dict` into `net`, in place, and adapt it to another number of channels or classes.
 
-    A first convolution for another number of channels is folded or spread (in FractalNet that of each column, all of
-    which see the image), a head for another number of classes is left as it was drawn, and the log says both. Whatever
-    else does not fit raises a `UserError` that lists the keys.
-    `build(num_classes=...)` builds the network anew, which shows what its heads are.
+    If the number of input channels differs, the weight of the first convolution is folded or spread. In FractalNet this
+    applies to the first convolution of every column, because each of them receives the image. If the number of classes
+    differs, the head keeps its random initialization. Both changes are logged.
+
+    source: the beginning of log and error messages.
+    published: whether the weights are torchvision's.
+    build: `build(num_classes=...)` builds the network again. It shows which parameters belong to the heads.
+
+    Raises `UserError` that lists all other keys which do not fit.
     """
     if hasattr(net, "adapt_pretrained"):
-        state = net.adapt_pretrained(state, published=published)  # type: ignore[operator]
-    own = net.state_dict()
+        state_dict = net.adapt_pretrained(state_dict, published=published)  # type: ignore[operator]
+    expected = net.state_dict()
 
     first = next(f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
-    if first in state and _differ_at(1, state[first], own[first]):
-        given, channels = state[first].shape[1], own[first].shape[1]
-        alike = [key for key in own if key in state and _differ_at(1, state[key], own[key])]
-        firsts = [key for key in alike if (state[key].shape[1], own[key].shape[1]) == (given, channels)]
-        log.info("%s: %s goes from %d to %d channels", source, " and ".join(firsts), given, channels)
-        state = {**state, **{key: _channels(state[key], channels) for key in firsts}}
+    if first in state_dict and _differs_only_in_dim(1, state_dict[first], expected[first]):
+        old, new = state_dict[first].shape[1], expected[first].shape[1]
+        first_convs = [
+            key
+            for key in expected
+            if key in state_dict
+            and _differs_only_in_dim(1, state_dict[key], expected[key])
+            and (state_dict[key].shape[1], expected[key].shape[1]) == (old, new)
+        ]
+        log.info("%s: %s changed from %d to %d channels", source, " and ".join(first_convs), old, new)
+        state_dict = {**state_dict, **{key: _convert_channels(state_dict[key], new) for key in first_convs}}
 
     with torch.device("meta"):
         other = build(num_classes=num_classes + 1).state_dict()
-    heads = [key for key in own if own[key].shape != other[key].shape]
-    replaced = [key for key in heads if key in state and _differ_at(0, state[key], own[key])]
+    heads = [key for key in expected if expected[key].shape != other[key].shape]
+    replaced = [key for key in heads if key in state_dict and _differs_only_in_dim(0, state_dict[key], expected[key])]
     if replaced:
-        classes = len(state[replaced[0]])
-        log.info("%s: %d classes, not %d: %s start anew", source, classes, num_classes, " and ".join(replaced))
-        state = {**state, **{key: own[key] for key in replaced}}
+        old = len(state_dict[replaced[0]])
+        names = " and ".join(replaced)
+        log.info("%s: has %d classes, expected %d: %s keep their initialization", source, old, num_classes, names)
+        state_dict = {**state_dict, **{key: expected[key] for key in replaced}}
 
-    # batch norm itself supplies the counter, which files older than it lack
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+    # Old files have no num_batches_tracked; load_state_dict of batch norm supplies it.
+    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state_dict if key not in expected]
+    mismatched = [
+        f"{key} {tuple(state_dict[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state_dict and state_dict[key].shape != expected[key].shape
     ]
-    found = (("missing", missing), ("not of this network", extra), ("of another shape", shapes))
-    wrong = [f"{what}: {_some(keys)}" for what, keys in found if keys]
-    if wrong:
-        raise UserError(f"{source} does not fit: {'; '.join(wrong)}")
-    net.load_state_dict(state)
+    problems = [
+        f"{problem}: {_shorten(keys)}"
+        for problem, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", mismatched))
+        if keys
+    ]
+    if problems:
+        raise UserError(f"{source} does not fit: {'; '.join(problems)}")
+    net.load_state_dict(state_dict)
 
 
-def _differ_at(dimension: int, a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether the shapes differ in that dimension and in no other."""
+def _differs_only_in_dim(dim: int, a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether the shapes of `a` and `b` differ in dimension `dim` and in no other."""
     if a.ndim != b.ndim:
         return False
-    return [i for i in range(a.ndim) if a.shape[i] != b.shape[i]] == [dimension]
+    return [i for i in range(a.ndim) if a.shape[i] != b.shape[i]] == [dim]
 
 
-def _channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """(out, in, k, k) -> (out, channels, k, k) with the same response to an image whose channels are all alike."""
-    given = weight.shape[1]
-    if channels < given:
+def _convert_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """(out, in, k, k) -> (out, channels, k, k).
+
+    The response to an image whose channels are all equal stays the same.
+    """
+    old = weight.shape[1]
+    if channels < old:
         return torch.stack([weight[:, i::channels].sum(1) for i in range(channels)], 1)
-    spread = weight[:, [i % given for i in range(channels)]]
-    shares = spread.new_tensor([len(range(i % given, channels, given)) for i in range(channels)])
-    return spread / shares.view(1, -1, 1, 1)
+    repeated = weight[:, [i % old for i in range(channels)]]
+    counts = repeated.new_tensor([len(range(i % old, channels, old)) for i in range(channels)])
+    return repeated / counts.view(1, -1, 1, 1)
 
 
-def _some(keys: Iterable[str], most: int = 8) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _shorten(items: Iterable[str], limit: int = 8) -> str:
+    items = list(items)
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
-def _member(info: "Info", weights: str) -> WeightsEnum:
+def _weights_enum_member(info: "Info", weights: str) -> WeightsEnum:
     return get_model_weights(info.torchvision)[weights]
 
 
-def _published(info: "Info", weights: str) -> State:
-    member = _member(info, weights)
+def _read_published_weights(info: "Info", weights: str) -> StateDict:
+    member = _weights_enum_member(info, weights)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(member.url).path).name)
     if path.is_file():
-        _verify(path)
-        return load_file(path, "delete it, and it is downloaded again")
+        _verify_hash(path)
+        return load_file(path, "delete it, and it will be downloaded again")
     try:
         return member.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError) as error:
@@ -183,45 +217,43 @@ def _published(info: "Info", weights: str) -> State:
         raise UserError(f"cannot download {member.url} ({reason}): try again, or put the file at {path}") from error
 
 
-def _verify(path: Path) -> None:
-    """Compare a cached file's SHA-256 with the digits at the end of its name."""
-    named = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if named is None:
+def _verify_hash(path: Path) -> None:
+    """Compare the SHA-256 of a downloaded file with the digits at the end of its name; raises `UserError`."""
+    match = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if match is None:
         return
+    expected = match[1]
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    found = digest.hexdigest()[: len(named[1])]
-    if found != named[1]:
+    actual = digest.hexdigest()[: len(expected)]
+    if actual != expected:
         raise UserError(
-            f"{path} is torn or changed (its SHA-256 starts with {found}, not {named[1]}): delete it, and it is "
+            f"{path} is damaged (its SHA-256 starts with {actual}, expected {expected}): delete it, and it will be "
             "downloaded again"
         )
 
 
 def load_file(path: Path, remedy: str) -> Any:
-    """What the file holds: tensors and plain types, on the CPU."""
+    """Load tensors and plain Python types from a file, on the CPU.
+
+    remedy: the way out, for the error message of a damaged file.
+
+    Raises `UserError` for a damaged file and for a file that holds other types, whose unpickling could run code.
+    """
     try:
         if path.suffix == ".safetensors":
-            return _load_safetensors(path)
+            from safetensors.torch import load_file as load_safetensors  # here: torch.hub users may not have it
+
+            return load_safetensors(path, device="cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise UserError(
-                f"{path} holds more than tensors, which could run code, and is not loaded: save net.state_dict() alone"
+                f"{path} holds more than tensors, which could run code, and was not loaded: save net.state_dict() alone"
             ) from error
-        raise UserError(f"{path} is torn or no file of weights: {remedy}") from error
-    except Exception as error:  # a torn file shows as anything: RuntimeError, EOFError, KeyError, UnicodeDecodeError
+        raise UserError(f"{path} is damaged or is not a weights file: {remedy}") from error
+    except Exception as error:  # a damaged file raises RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}): {remedy}") from error
-
-
-def _load_safetensors(path: Path) -> State:
-    try:
-        safetensors = import_module("safetensors.torch")
-    except ImportError as error:
-        raise UserError(f"{path} needs the package safetensors: pip install safetensors") from error
-    return safetensors.load_file(path, device="cpu")

@@ -1,12 +1,12 @@
 """Wide ResNet, after "Wide Residual Networks" (Zagoruyko and Komodakis, 2016, arXiv 1605.07146).
 
-Table 1, for CIFAR: `wrn_16_8` has 16 layers and a widening factor of 8. They are counted as in the paper, 6 n + 4: the
-first convolution, a projection in each of three stages, and in each stage n blocks of two convolutions. Blocks are
-pre-activated, BN-ReLU-convolution, and convolutions drawn from N(0, 2 / fan_in), as in the authors' code.
-`dropout`, off unless asked for, was 0.3 in the paper.
+Table 1, for CIFAR: `wrn_16_8` has 16 layers and a widening factor of 8. Layers are counted as in the paper, 6 n + 4:
+the first convolution, one projection in each of three stages, and n blocks of two convolutions in each stage. Blocks
+are pre-activated (BN-ReLU-convolution), and convolutions are initialized from N(0, 2 / fan_in), as in the authors'
+code. `dropout` is off by default; the paper uses 0.3.
 
-For ImageNet, `wide_resnet50_2` and `wide_resnet101_2` are ResNets whose bottlenecks are twice as wide inside and as
-wide as ever outside. They equal torchvision's, and have ResNet's small form.
+For ImageNet, `wide_resnet50_2` and `wide_resnet101_2` are ResNets whose bottlenecks have twice as many channels in the
+3 x 3 convolution and the same number of output channels. They equal torchvision's and have ResNet's small stem.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ PAPER = Paper("Wide Residual Networks", 2016, "1605.07146")
 class WideBlock(nn.Module):
     """(N, in, H, W) -> (N, width, H/stride, W/stride), Figure 1(d): dropout between the two convolutions.
 
-    Where the number of channels changes, a bare 1 x 1 projection shares the first BN-ReLU with the residual branch.
+    If the number of channels changes, the shortcut is a 1 x 1 convolution after the first BN-ReLU, without batch norm.
     """
 
     def __init__(self, in_channels: int, width: int, *, stride: int, dropout: float) -> None:
@@ -64,7 +64,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise UserError(f"depth={depth}: a wide ResNet for CIFAR has 6 n + 4 layers, such as 10, 16, 22, 28, 40")
+            raise UserError(f"depth={depth}: expected 6 n + 4 layers, such as 10, 16, 22, 28, 40")
         k, blocks = widening_factor, (depth - 4) // 6
         self.conv1 = conv3x3(in_channels, 16)
         self.layer1 = stage(blocks, 16, 16 * k, stride=1, dropout=dropout)

@@ -1,32 +1,34 @@
 """ZFNet, after "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus, 2013, arXiv 1311.2901).
 
-`zfnet_fig3` is the network of Figure 3, `zfnet` the wider one of Table 2, with 512, 1024 and 512 maps in conv3-5, which
-later accounts mean by the name. The paper states neither padding nor rounding: a padding of 1 in conv1 and pools that
-round up are what gives the figure's 110-55-26-13-6. The normalization's constants, not stated either, are AlexNet's.
+`zfnet_fig3` is the network of Figure 3. `zfnet` is the wider network of Table 2 with 512, 1024 and 512 channels in
+conv3-5, which is what later papers call ZFNet. The paper states neither padding nor rounding; a padding of 1 in conv1
+and pools that round up give the sizes of the figure, 110-55-26-13-6. The constants of the normalization are not stated
+either; they are AlexNet's.
 
-Departures: an adaptive pool before the classifier, so that images of any size from 47 pixels fit; He initialization
-instead of N(0, 0.01), and no rescaling of filters whose RMS exceeds 0.1.
+Departures: an adaptive pool before the classifier, which allows images of any size from 47 pixels; He initialization
+instead of N(0, 0.01); no rescaling of filters whose RMS exceeds 0.1.
 
-The small form is ours, for the field has none: conv1 and conv2 keep their kernels but step by 1, padded to keep the
-size, the three pools stay, and a global average with one linear layer replaces the three fully connected ones.
+There is no common variant for small images, so the small stem is ours: conv1 and conv2 keep their kernels and have a
+stride of 1 with padding that keeps the size, the three pools stay, and a global average with one linear layer replaces
+the three fully connected layers.
 """
 
 import torch
 from torch import nn
 
-from cnnzoo.models.layers import init_rectifier, local_response_norm, up_to_last
+from cnnzoo.models.layers import apply_all_but_last, init_kaiming_normal, local_response_norm
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Visualizing and Understanding Convolutional Networks", 2013, "1311.2901")
 
 
 def pool() -> nn.MaxPool2d:
-    """(N, C, H, W) -> (N, C, ceil((H - 3) / 2) + 1, ...): overlapping, rounded up as the figure's sizes ask."""
+    """(N, C, H, W) -> (N, C, ceil((H - 3) / 2) + 1, ...): overlapping, rounded up to give the sizes of Figure 3."""
     return nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
 
 class ZFNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes). `widths` are the maps of conv3, conv4 and conv5."""
+    """(N, in_channels, H, W) -> (N, num_classes). `widths`: output channels of conv3, conv4 and conv5."""
 
     def __init__(
         self,
@@ -73,13 +75,13 @@ class ZFNet(nn.Module):
                 nn.Dropout(dropout),
                 nn.Linear(4096, num_classes),
             )
-        init_rectifier(self)
+        init_kaiming_normal(self)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) -> (N, num_features), what the last linear layer is given."""
+        """(N, in_channels, H, W) -> (N, num_features), the input of the last linear layer."""
         x = self.features(x)  # (N, conv5, 6, 6) at 224; small: (N, conv5, 4, 4) at 32, (N, conv5, 2, 2) at 16
         x = torch.flatten(self.avgpool(x), 1)
-        return up_to_last(self.classifier, x)
+        return apply_all_but_last(self.classifier, x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier[-1](self.forward_features(x))

@@ -1,1 +1,1 @@
-"""What any part may need from the operating system: processes and their signals, the terminal, files."""
+"""Services of the operating system that any other part may use: processes, signals, the terminal, files."""

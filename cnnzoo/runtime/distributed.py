@@ -1,7 +1,9 @@
-"""Several processes that train one network, its ranks: which this one is, their one run directory, and their one end.
+"""Training on several processes, the ranks: which rank this process is, the run directory that all ranks share, and
+how all of them end when one does.
 
-Three things start ranks: Lightning, which runs the first one's command again for the others of its machine; torchrun;
-and SLURM's srun. They say in the environment which rank a process is, so that this is known before torch is loaded.
+Ranks are started by one of three launchers: Lightning, which runs the command of the first rank again for each other
+rank of the machine; torchrun; and SLURM's srun. Environment variables of the launcher say which rank a process is, so
+nothing here imports torch before it is needed.
 """
 
 import logging
@@ -18,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.signals import signal_pending
 
 RUN_DIR_VARIABLE = "CNNZOO_RUN_DIR"
-"""Environment variable with which the first rank tells those that Lightning starts where the run goes."""
-POLL_SECONDS = 0.25
-"""Seconds between two looks at whether the others are alive."""
-LOST_RANK_WAIT_SECONDS = 10.0
-"""Seconds that a rank whose connection broke waits for the one that knows why to say so, and to end it."""
+"""Environment variable through which the first rank passes its run directory to the ranks that Lightning starts."""
 RUN_DIR_TIMEOUT = timedelta(minutes=5)
+POLL_SECONDS = 0.25
+"""Seconds between two checks whether the other processes are alive."""
+LOST_RANK_WAIT_SECONDS = 10.0
+"""Seconds that a rank waits after it lost its connection. Meanwhile the process that knows the reason reports it."""
 
 log = logging.getLogger(__name__)
 
@@ -36,57 +39,73 @@ def launched_by_torchrun() -> bool:
 
 
 def launched_by_slurm() -> bool:
-    """Whether SLURM's srun started this process, as one of several."""
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    return several and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")  # as Lightning tells
+    """Whether SLURM's srun started this process as one of several ranks.
+
+    As in Lightning, torchrun goes first where srun starts one torchrun per machine, and the processes of an interactive
+    job are not ranks: there SLURM's variables belong to the shell.
+    """
+    if launched_by_torchrun() or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return False
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
 
 
 def launched_by_lightning() -> bool:
-    """Whether Lightning started this process for the first rank of its machine."""
+    """Whether Lightning started this process; it does not start the first rank of a machine."""
     return not launched_by_torchrun() and not launched_by_slurm() and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def is_distributed() -> bool:
-    """Whether something started this process as one rank among several."""
+    """Whether this process was started as one of several ranks."""
     return launched_by_torchrun() or launched_by_slurm() or launched_by_lightning() or "NODE_RANK" in os.environ
 
 
-def strip_lightning_overrides(argv: list[str]) -> list[str]:
-    """The command line without the words that Lightning adds for the ranks it starts.
-
-    They say where the run goes in a way that does not take every path; the environment says so, too (`agree`).
-    """
-    if not launched_by_lightning():
-        return argv
-    return [word for word in argv if not re.match(r"hydra\.(run\.dir|job\.name|output_subdir)=", word)]
-
-
 def global_rank() -> int:
-    """Which rank this is, 0 for the first and for a process by itself."""
+    """The rank of this process among those of all machines; 0 for the first one and for a process without a launcher.
+
+    torchrun and SLURM set it. Lightning's launcher sets only the number of the machine and the rank on that machine:
+    without LOCAL_WORLD_SIZE the result is exact on the first machine, and on the others positive but perhaps too small.
+    """
     if launched_by_slurm():
         return int(os.environ["SLURM_PROCID"])
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    machine = int(os.environ.get("NODE_RANK", "0"))
-    here = int(os.environ.get("LOCAL_RANK", "0"))
-    return here + machine * max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    ranks_per_node = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return int(os.environ.get("NODE_RANK", "0")) * ranks_per_node + int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_rank() -> int:
-    """Which rank this is among those of its machine."""
+    """The rank of this process among those of its machine."""
     return int(os.environ.get("SLURM_LOCALID" if launched_by_slurm() else "LOCAL_RANK", "0"))
 
 
-def broadcast_run_dir(run_dir: str, *, typed: bool) -> str:
-    """The run directory of all ranks; `run_dir` is what this one's command comes to, with its own clock.
+def is_rank_zero() -> bool:
+    """Whether this process is the first rank, or the only one."""
+    return global_rank() == 0
 
-    One that was `typed` is the same everywhere. Otherwise those that Lightning started are told by the first in their
-    environment, those of torchrun through its store, which reaches every machine and needs no file; those of SLURM
-    name it after the job, whose number a requeued one keeps. Raises UserError where there is no way to agree.
+
+def strip_lightning_overrides(argv: list[str]) -> list[str]:
+    """The command line without the overrides that Lightning appends for the ranks it starts.
+
+    They set the run directory in quotes that not every path survives; `broadcast_run_dir` sets it instead.
+    """
+    if not launched_by_lightning():
+        return argv
+    return [argument for argument in argv if not re.match(r"hydra\.(run\.dir|job\.name|output_subdir)=", argument)]
+
+
+def broadcast_run_dir(run_dir: str, *, explicit: bool) -> str:
+    """The run directory that all ranks use.
+
+    run_dir: the directory of this rank's own configuration. It usually contains a time, which differs between ranks.
+    explicit: whether the command line sets `run_dir=`, which is then the same on all ranks.
+
+    Ranks that Lightning started read the directory from `RUN_DIR_VARIABLE`. Ranks of torchrun read it from torchrun's
+    store, which reaches every machine and needs no shared file. Ranks of SLURM name it after the job's number, which
+    a requeued job keeps. Raises UserError where the ranks cannot agree.
     """
     if launched_by_lightning() and RUN_DIR_VARIABLE in os.environ:
         return os.environ[RUN_DIR_VARIABLE]
-    if typed:
+    if explicit:
         return run_dir
     if launched_by_slurm():
         step = os.environ.get("SLURM_STEP_ID", "0")
@@ -94,132 +113,142 @@ def broadcast_run_dir(run_dir: str, *, typed: bool) -> str:
         return str(Path(run_dir).parent / f"slurm_{job}")
     if launched_by_torchrun():
         return _exchange_through_store(run_dir)
-    if os.environ.get("NODE_RANK", "0") != "0":
-        raise UserError("several machines without torchrun or srun cannot agree on a run directory: type run_dir=...")
+    node_rank = os.environ.get("NODE_RANK", "0")
+    if node_rank != "0":
+        raise UserError(
+            f"NODE_RANK={node_rank}: machines agree on a run directory only with torchrun or srun; type run_dir=DIR"
+        )
     return run_dir
 
 
 def abort_run_dir() -> None:
-    """Tell the ranks that may wait for the first one's run directory that there will be none."""
-    if launched_by_torchrun() and global_rank() == 0:
+    """Tell the ranks that wait for the run directory of rank 0 that rank 0 has failed."""
+    if launched_by_torchrun() and is_rank_zero():
         with suppress(UserError):
             _exchange_through_store("")
 
 
 def _exchange_through_store(run_dir: str) -> str:
+    """Write `run_dir` to torchrun's store on rank 0, read it on the others; an empty one means that rank 0 failed."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise UserError("this rendezvous of torchrun's has no store to agree on a run directory: type run_dir=...")
-    from torch.distributed import DistError, TCPStore  # here: it takes seconds
+        raise UserError("torchrun: this rendezvous has no store to agree on a run directory; type run_dir=DIR")
+    from torch.distributed import DistError, TCPStore  # imported here: it takes seconds
 
-    first, place = global_rank() == 0, (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"cnnzoo/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
-        store = TCPStore(*place, is_master=False, timeout=RUN_DIR_TIMEOUT, wait_for_workers=False)
-        if first:
+        store = TCPStore(host, port, is_master=False, timeout=RUN_DIR_TIMEOUT, wait_for_workers=False)
+        if is_rank_zero():
             store.set(key, run_dir)
             return run_dir
-        said = store.get(key).decode()
+        received = store.get(key).decode()
     except DistError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"rank 0 at {place[0]}:{place[1]} names no run directory: {reason}") from error
-    if not said:
-        raise UserError("rank 0 does not start: its own error says why")
-    return said
+        raise UserError(f"rank 0 at {host}:{port} did not send its run directory: {reason}") from error
+    if not received:
+        raise UserError("rank 0 did not start; its own error says why")
+    return received
 
 
 def exit_with_parent() -> threading.Event:
-    """End this process when the one that started it is gone; set what this returns when the work is done.
+    """Start a thread that ends this process when its parent is gone; set the returned event to stop the thread.
 
-    Lightning's first rank and torchrun's agent end those that they started, unless they are killed themselves.
+    Lightning's first rank and torchrun's agent end the ranks that they started, except when they are killed.
     """
-    done = threading.Event()
+    finished = threading.Event()
     parent = os.getppid()
 
     def watch() -> None:
-        while not done.wait(POLL_SECONDS):
+        while not finished.wait(POLL_SECONDS):
             if os.getppid() == parent:
                 continue
-            if local_rank() == (1 if launched_by_lightning() else 0):  # one of them says so
-                who = "rank 0" if launched_by_lightning() else "torchrun"
-                print(f"error: {who} (process {parent}) was killed: the other ranks end", file=sys.stderr, flush=True)
+            if local_rank() == (1 if launched_by_lightning() else 0):  # one rank prints the message for all
+                name = "rank 0" if launched_by_lightning() else "torchrun"
+                print(f"error: {name} (process {parent}) was killed: the other ranks end", file=sys.stderr, flush=True)
             os._exit(1)
 
     if launched_by_lightning() or launched_by_torchrun():
-        threading.Thread(target=watch, name="follow-parent", daemon=True).start()
-    return done
+        threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+    return finished
 
 
 @contextmanager
 def supervise_ranks(trainer: Any) -> Iterator[None]:
-    """Around all that ranks do together: when one of them ends before its time, so do the others.
+    """End all ranks when one of them ends early; put it around everything that the ranks do together.
 
-    With Lightning's launcher the first rank looks after those that it started: one that was killed is named, one that
-    ended by itself has named itself. torchrun looks after its own. `trainer` is Lightning's.
+    With Lightning's launcher, the first rank of a machine watches the ranks that it started and logs which of them was
+    killed. A rank that failed has printed its own error. torchrun watches its ranks itself. Raises UserError on a rank
+    that loses its connection to another one.
+
+    trainer: Lightning's Trainer.
     """
     if trainer.world_size == 1:
         yield
         return
-    done = threading.Event()
-    processes = _LocalRanks(trainer)
-    threading.Thread(target=processes.watch, args=(done,), name="watch-ranks", daemon=True).start()
+    finished = threading.Event()
+    child_ranks = _ChildRanks(trainer)
+    threading.Thread(target=child_ranks.watch, args=(finished,), name="watch-ranks", daemon=True).start()
     try:
         yield
-        trainer.strategy.barrier()  # none is missed while it still writes
+        trainer.strategy.barrier()  # a rank that is still writing must not look lost
     except BaseException as error:
         if is_connection_lost(error):
-            if launched_by_torchrun() and any(getattr(each, "asked", None) for each in trainer.callbacks):
-                sys.exit(1)  # torchrun ends this one, and says which it has lost
-            time.sleep(LOST_RANK_WAIT_SECONDS)  # who knows more ends this process meanwhile
+            if launched_by_torchrun() and signal_pending():
+                sys.exit(1)  # torchrun ends this rank and reports the one that is lost
+            time.sleep(LOST_RANK_WAIT_SECONDS)  # the process that knows more reports it and ends this rank meanwhile
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"rank {trainer.global_rank} has lost another rank: {reason}") from error
+            raise UserError(f"rank {trainer.global_rank} lost its connection to another rank: {reason}") from error
         if isinstance(error, Exception) and not isinstance(error, UserError) and trainer.global_rank:
             log.error("%s: %s", type(error).__name__, error)
-        processes.end()
+        child_ranks.kill()
         raise
     finally:
-        done.set()
+        finished.set()
 
 
-class _LocalRanks:
-    """The ranks of this machine that Lightning started from this process; none anywhere but in its first rank."""
+class _ChildRanks:
+    """The ranks that Lightning started from this process; empty except on the first rank of a machine."""
 
     def __init__(self, trainer: Any) -> None:
         self.launcher = trainer.strategy.launcher
-        self.own: list[Any] = []
+        self._processes: list[Any] = []  # the launcher's new list, once the observer is detached
 
     def processes(self) -> list[Any]:
-        return list(getattr(self.launcher, "procs", ()))  # it starts them when it fits, not before
+        """The processes so far; Lightning starts them when fitting begins."""
+        return list(getattr(self.launcher, "procs", ()))
 
-    def take_over(self) -> None:
-        """Let Lightning's own watch see no process: every five seconds it looks, and would kill this one unexplained.
+    def detach_lightning_observer(self) -> None:
+        """Give the launcher a new list of its processes, and empty the list that Lightning's observer thread reads.
 
-        It holds the launcher's list, which is emptied; the launcher goes on with another.
+        The observer looks every five seconds and, when a rank has failed, kills this process without an error message.
         """
-        theirs = getattr(self.launcher, "procs", self.own)
-        if theirs is not self.own and any(thread.name == "child-process-observer" for thread in threading.enumerate()):
-            self.launcher.procs = self.own = list(theirs)
-            theirs.clear()
+        processes = getattr(self.launcher, "procs", self._processes)
+        is_observed = any(thread.name == "child-process-observer" for thread in threading.enumerate())
+        if processes is not self._processes and is_observed:
+            self.launcher.procs = self._processes = list(processes)
+            processes.clear()
 
-    def watch(self, done: threading.Event) -> None:
-        while not done.wait(POLL_SECONDS):
-            self.take_over()
-            for number, process in enumerate(self.processes(), start=1):
+    def watch(self, finished: threading.Event) -> None:
+        """Until `finished` is set, wait for a process that ends with an error; then end the others and this process."""
+        while not finished.wait(POLL_SECONDS):
+            self.detach_lightning_observer()
+            for rank, process in enumerate(self.processes(), start=1):
                 code = process.poll()
-                if not code or (
-                    code > 128 and done.wait(LOST_RANK_WAIT_SECONDS)
-                ):  # a signal asked it to end, and this one, too
+                if not code:
                     continue
-                if code != 1:  # with 1 it has said itself what went wrong
-                    how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-                    log.error("error: rank %d (process %d) %s: the other ranks end", number, process.pid, how)
-                self.end()
+                if code > 128 and finished.wait(LOST_RANK_WAIT_SECONDS):
+                    continue  # a signal stopped that rank, and this one as well
+                if code != 1:  # a rank that exits with 1 has printed its own error
+                    outcome = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+                    log.error("error: rank %d (process %d) %s: the other ranks end", rank, process.pid, outcome)
+                self.kill()
                 logging.shutdown()
                 sys.stdout.flush()
-                os._exit(1)  # the main thread may wait for the lost rank, and cannot be woken
+                os._exit(1)  # the main thread may be waiting for the lost rank in a collective
 
-    def end(self) -> None:
+    def kill(self) -> None:
         for process in self.processes():
-            process.kill()  # one that waits in a collective does not hear anything less
+            process.kill()  # SIGKILL, because a process in a collective does not react to SIGTERM
 
 
 def _signal_name(number: int) -> str:
@@ -230,37 +259,39 @@ def _signal_name(number: int) -> str:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether `error` is how torch tells that another rank is gone."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "DistError" in kinds:
+    """Whether `error` is one that torch raises when another rank is gone."""
+    type_names = {base.__name__ for base in type(error).__mro__}  # names, because torch may not be imported
+    if "DistError" in type_names:
         return True
-    lost = r"(Connection (closed|reset|refused)|Broken pipe|Socket).*|gloo.*(Timed out|timeout)|NCCL.*(error|timeout)"
-    return "RuntimeError" in kinds and re.search(lost, str(error), re.IGNORECASE | re.DOTALL) is not None
+    pattern = (
+        r"(Connection (closed|reset|refused)|Broken pipe|Socket).*|gloo.*(Timed out|timeout)|NCCL.*(error|timeout)"
+    )
+    return "RuntimeError" in type_names and re.search(pattern, str(error), re.IGNORECASE | re.DOTALL) is not None
 
 
 def has_several_ranks(trainer: Any) -> bool:
-    """Whether the configuration `cfg.trainer` comes to more than one rank on this machine, or to several machines."""
+    """Whether the configuration group `trainer` asks for more than one device or machine."""
     devices = trainer.devices
     if isinstance(devices, str) and re.fullmatch(r"-?\d+", devices):
         devices = int(devices)
     if trainer.num_nodes != 1 or (isinstance(devices, int) and devices > 1):
         return True
     if devices not in ("auto", -1):
-        parts = devices.strip(",").split(",") if isinstance(devices, str) else devices
-        return not isinstance(parts, int) and len(parts) > 1
-    from torch import cuda  # here: it takes seconds
+        indices = devices.strip(",").split(",") if isinstance(devices, str) else devices
+        return not isinstance(indices, int) and len(indices) > 1
+    from torch import cuda  # imported here: it takes seconds
 
     return trainer.accelerator != "cpu" and cuda.device_count() > 1
 
 
 def check_trainer(trainer: Any) -> None:
-    """Raise UserError for a trainer that does not fit the ranks that were started, or what they cannot do."""
-    started = int(os.environ.get("WORLD_SIZE", "1")) if launched_by_torchrun() else 0
-    if started and started != trainer.world_size:
+    """Raise UserError if Lightning's `trainer` does not match torchrun's ranks, or asks for what ranks cannot do."""
+    num_started = int(os.environ.get("WORLD_SIZE", "1")) if launched_by_torchrun() else 0
+    if num_started and num_started != trainer.world_size:
         raise UserError(
-            f"torchrun started {started} processes, and the trainer has {trainer.world_size} "
-            f"(trainer.devices={trainer.num_devices} trainer.num_nodes={trainer.num_nodes}): type trainer=ddp"
+            f"torchrun started {num_started} processes, but the trainer has {trainer.world_size} "
+            f"(trainer.devices={trainer.num_devices} trainer.num_nodes={trainer.num_nodes}); type trainer=ddp"
         )
-    synchronized = getattr(trainer.strategy, "_layer_sync", None) is not None  # where there are several ranks
-    if synchronized and trainer.strategy.root_device.type == "cpu":
-        raise UserError("trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone; leave it out")
+    sync_batchnorm = getattr(trainer.strategy, "_layer_sync", None) is not None  # only strategies with ranks have it
+    if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm=true: torch synchronizes batch norm only on GPUs; leave it out")

@@ -1,4 +1,4 @@
-"""What goes wrong while a network trains and no check could foresee, in one line with the way out."""
+"""Failures that no check can foresee, full memory and full disks, as one line that says what to type."""
 
 import errno
 import re
@@ -12,59 +12,71 @@ import torch
 from omegaconf import DictConfig
 
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.files import display_path
 
 OOM_MESSAGE = re.compile(
     r"out of memory|can't allocate memory|not enough memory|"
     r"CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)|CUDNN_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)",
     re.IGNORECASE,
 )
-"""How torch, cuBLAS and cuDNN say that a device's memory is full, where it is no `torch.OutOfMemoryError`."""
+"""How torch, cuBLAS and cuDNN report full memory when they do not raise `torch.OutOfMemoryError`."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+
+
+@contextmanager
+def failures_as_user_error(cfg: DictConfig) -> Iterator[None]:
+    """Turn full memory and a disk that cannot be written into a `UserError`; put it around training and testing.
+
+    TensorBoard writes in a thread, and raises its error again when the next value is logged. The thread's own traceback
+    is therefore not printed.
+    """
+    excepthook = threading.excepthook
+
+    def skip_tensorboard(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            excepthook(args)
+
+    threading.excepthook = skip_tensorboard
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        user_error = oom_as_user_error(error, cfg) or disk_error_as_user_error(error, Path(cfg.run_dir))
+        if user_error is None:
+            raise
+        raise user_error from error
+    finally:
+        threading.excepthook = excepthook
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the device's memory, or the CPU's, is full."""
+    """Whether `error` says that the memory of the device or the CPU is full."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and OOM_MESSAGE.search(str(error)) is not None
 
 
-@contextmanager
-def oom_as_user_error(cfg: DictConfig) -> Iterator[None]:
-    """Around training and testing: a device whose memory is full becomes a UserError with what to type."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        size, steps = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches
-        smaller = f"data.batch_size={size // 2} trainer.accumulate_grad_batches={2 * steps}" if size > 1 else ""
-        half = "" if "16" in str(cfg.trainer.precision) else "trainer.precision=bf16-mixed"
-        ways = " or ".join(way for way in (smaller, half) if way) or "a smaller data.image_size, or a smaller network"
-        reason = str(error).strip().splitlines()[0].split(". ")[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"out of memory with data.batch_size={size}: type {ways}; what was saved before is intact ({reason})"
-        ) from error
+def oom_as_user_error(error: BaseException, cfg: DictConfig) -> UserError | None:
+    """The error to show for full memory, with settings that need less; None for other errors."""
+    if not is_out_of_memory(error):
+        return None
+    batch_size, steps = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches
+    options = []
+    if batch_size > 1:
+        options.append(f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * steps}")
+    if "16" not in str(cfg.trainer.precision):
+        options.append("trainer.precision=bf16-mixed")
+    advice = " or ".join(options) or "a smaller data.image_size, or a smaller network"
+    reason = str(error).strip().splitlines()[0].split(". ")[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"out of memory with data.batch_size={batch_size}: type {advice}; earlier checkpoints are intact ({reason})"
+    )
 
 
-@contextmanager
-def disk_errors_as_user_error(run_dir: Path) -> Iterator[None]:
-    """Around what writes to the run directory: a disk that takes no more becomes a UserError with what to type."""
-    report = threading.excepthook
-
-    def silent(args: threading.ExceptHookArgs) -> None:
-        """TensorBoard writes in a thread; the next time that something is logged raises its error where it is seen."""
-        if type(args.thread).__name__ != "_AsyncWriterThread":
-            report(args)
-
-    threading.excepthook = silent
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-            raise
-        raise UserError(
-            f"{error.filename or run_dir} cannot be written: {error.strerror}. What was saved before is as it was; "
-            f"make room, then type: python train.py resume={shlex.quote(str(run_dir))}"
-        ) from error
-    finally:
-        threading.excepthook = report
+def disk_error_as_user_error(error: BaseException, run_dir: Path) -> UserError | None:
+    """The error to show when a file of the run cannot be written; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+        return None
+    return UserError(
+        f"{error.filename or run_dir}: cannot be written: {error.strerror}; earlier checkpoints are intact. Free disk "
+        f"space or allow writing, then type: python train.py resume={shlex.quote(display_path(run_dir))}"
+    )

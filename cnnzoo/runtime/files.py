@@ -1,21 +1,51 @@
-"""Writing files so that a reader never sees half of one; paths as a user would type them."""
+"""Atomic writes, and paths as a user would type them."""
 
 import json
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w", *, fsync: bool = False, **open_options: Any) -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`, and rename it to `path` when the `with` block ends.
+
+    A reader sees the old file or the new one, never a part of either. If the block raises, the temporary file is
+    removed and the old file stays. A killed process leaves its temporary file, `.<name>.<host>.<process id>.tmp`.
+    An OSError of the temporary file names `path`.
+
+    mode: "w" or "wb".
+    fsync: flush the file to the disk before the rename, so that it survives a power failure.
+    open_options: further arguments of `open`; text is UTF-8 unless `encoding` is given.
+    """
+    if "b" not in mode:
+        open_options.setdefault("encoding", "utf-8")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with temporary.open(mode, **open_options) as file:
+            yield file
+            if fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) in ("None", str(temporary)):
+            error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write `values` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(values, indent=2) + "\n")
 
 
 def display_path(path: Path) -> str:
-    """The path as a person would type it: relative to here where it lies below."""
+    """The path relative to the current directory if it is inside it, else the absolute path."""
     path = path.resolve()
-    here = Path.cwd().resolve()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    current = Path.cwd().resolve()
+    return str(path.relative_to(current)) if path.is_relative_to(current) else str(path)

@@ -2,7 +2,7 @@
 
 
 def format_duration(seconds: float) -> str:
-    """At most six characters: 5s, 1m12s, 2h05m, 3d04h."""
+    """A duration in at most six characters: `5s`, `1m12s`, `2h05m`, `3d04h`."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -14,7 +14,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """12.3 MB: three figures."""
+    """A size with three significant digits and a decimal unit: `12.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if round(count) < 1000:
             return f"{count:.3g} {unit}"

@@ -1,7 +1,7 @@
-"""Fully sharded data parallelism (Zhao et al., 2023, arXiv 2304.11277), in torch's second form, `fully_shard`.
+"""Fully sharded data parallelism (Zhao et al., 2023, arXiv 2304.11277) with torch's `fully_shard`.
 
-Each process holds its share of the weights, gradients and optimizer state; a layer is gathered when it is used. Weights
-keep their shapes, and checkpoints are whole, so that nothing else knows of it.
+Each rank holds a part of the weights, gradients and optimizer state; a layer's weights are gathered when the layer is
+used. Weights keep their shapes and checkpoints hold full weights, so the rest of the code does not depend on sharding.
 """
 
 from collections.abc import Mapping
@@ -14,26 +14,29 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 MIN_LAYER_PARAMETERS = 1_000_000
-"""Parameters of a layer that is gathered by itself; smaller ones are gathered together."""
+"""Layers with at least so many parameters are gathered one by one; all smaller ones are gathered together."""
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """Lightning's strategy for `fully_shard` over all processes, with one file for a checkpoint."""
+    """Lightning's strategy for `fully_shard` over all ranks, with each checkpoint in one file."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **arguments)
 
     def setup_environment(self) -> None:
-        """Form the process group and the mesh, now that it is known how many processes there are."""
+        # Shard over all ranks, whose number is known only here; Lightning's default is the number of machines.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
 
 def shard_network(net: nn.Module, mesh: Any) -> None:
-    """Shard the network over the mesh, once: its large convolutions and linear layers each, the rest together."""
+    """Shard `net` in place over the device mesh; a network that is sharded already stays as it is.
+
+    Each convolution and linear layer with at least `MIN_LAYER_PARAMETERS` is a unit of its own, the rest is one unit.
+    """
     if isinstance(net, FSDPModule):
         return
-    net.to(memory_format=torch.contiguous_format)  # it shards no other; the images keep theirs
+    net.to(memory_format=torch.contiguous_format)  # fully_shard requires it of weights; images stay channels-last
     for layer in net.modules():
         if (
             isinstance(layer, nn.Conv2d | nn.Linear)
@@ -46,12 +49,12 @@ def shard_network(net: nn.Module, mesh: Any) -> None:
 
 
 def shard_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole weights, cut as the module's own are. All ranks call it."""
-    own = module.state_dict()
-    return {name: _shard_like(own.get(name), value) for name, value in state.items()}
+    """Full weights, sharded as those of `module` are. All ranks must call it."""
+    sharded = module.state_dict()
+    return {name: _shard_like(sharded.get(name), value) for name, value in state.items()}
 
 
-def _shard_like(own: Tensor | None, value: Tensor) -> Tensor:
-    if not isinstance(own, DTensor):
+def _shard_like(sharded: Tensor | None, value: Tensor) -> Tensor:
+    if not isinstance(sharded, DTensor):
         return value
-    return distribute_tensor(value.to(own.device_mesh.device_type), own.device_mesh, own.placements)
+    return distribute_tensor(value.to(sharded.device_mesh.device_type), sharded.device_mesh, sharded.placements)

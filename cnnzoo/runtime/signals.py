@@ -1,4 +1,8 @@
-"""What ends a run before its time: Ctrl-C, SIGTERM and SIGUSR1; what is said of it, and SLURM's starting it again."""
+"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM and SIGUSR1.
+
+A run that is training saves a checkpoint first. SLURM sends SIGUSR1 shortly before a job's time limit; such a job is
+requeued.
+"""
 
 import logging
 import os
@@ -11,21 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from lightning_fabric.plugins.environments import SLURMEnvironment
-from pytorch_lightning import Trainer
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnzoo.runtime.files import display_path
 
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Upon these a run that trains is saved and stops; the second one stops it at once."""
+"""The signals that end a run; Windows has no SIGUSR1."""
 
 log = logging.getLogger(__name__)
 
 
-class TrainingStopped(Exception):  # noqa: N818 - nothing went wrong
-    """Training was saved and stopped, as a signal asked for."""
+class TrainingStopped(Exception):  # noqa: N818 - not an error
+    """Raised between two training steps when a signal asked to stop and the checkpoint is written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -33,67 +37,89 @@ class TrainingStopped(Exception):  # noqa: N818 - nothing went wrong
 
 
 class InterruptHandler:
-    """What a signal does while nothing trains: an exception, with which bars and files are closed."""
+    """The handler of `SIGNALS` during a run.
 
-    number: int | None = None
-    """The signal that was heard."""
+    The first signal raises KeyboardInterrupt, so that progress bars and files are closed. While `deferred` is set,
+    which is so during training, the signal is only recorded in `received`: the checkpoint callback then saves and
+    raises `TrainingStopped`. The same signal a second time acts at once: SIGINT raises KeyboardInterrupt, the others
+    kill the process.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.deferred = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt; the second time that one ends a process comes without."""
-        self.number = number
-        if number != signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        self.received = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if not self.deferred:
+            raise KeyboardInterrupt
+        log.info("%s: saving after this step or validation, then stopping", signal.Signals(number).name)
+
+
+_current: InterruptHandler | None = None
+
+
+def current_handler() -> InterruptHandler | None:
+    """The handler that `handle_signals` installed; None outside of it and outside the main thread."""
+    return _current
 
 
 def signal_pending() -> bool:
-    """Whether a signal came ahead of training whose exception got lost, as in a destructor or in one of an import's."""
-    handler = signal.getsignal(signal.SIGINT)
-    return isinstance(handler, InterruptHandler) and handler.number is not None
+    """Whether this run received a signal, even if the exception that it raised was lost (in a destructor, say)."""
+    return _current is not None and _current.received is not None
 
 
 @contextmanager
-def handle_signals(trainer: Trainer, run_dir: Path) -> Iterator[None]:
-    """Around training and testing: a signal that comes while nothing trains ends the run at once, with a line.
+def handle_signals(trainer: "Trainer", run_dir: Path) -> Iterator[None]:
+    """Handle `SIGNALS` while a run is prepared, trains and is tested.
 
-    The exit code is the shell's, 128 plus the signal's number. Lightning's own handlers are left out: they end with
-    exit code 0 what was not done, talk to the other ranks from within the handler, and make each step of several ranks
-    wait for the device to ask whether a signal came.
+    A signal that arrives while nothing trains ends the process with exit code 128 plus the signal's number, and a line
+    that says how to resume. Lightning's own handlers are disabled for three reasons: after a SIGTERM during the test
+    they exit with code 0, they communicate with other ranks inside the handler, and with several ranks they make every
+    step wait for the device to find out whether a signal arrived.
     """
+    global _current
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    at_once, before = InterruptHandler(), dict[int, Any]()
-    if threading.current_thread() is threading.main_thread():  # where Python takes handlers
-        before = {number: signal.signal(number, at_once) for number in SIGNALS}
+    handler, previous = InterruptHandler(), dict[int, Any]()
+    if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+        previous = {number: signal.signal(number, handler) for number in SIGNALS}
+        _current = handler
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        interrupt = end.__context__ if isinstance(end, SystemExit) else end  # Lightning exits after one
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns a KeyboardInterrupt into a SystemExit.
+        interrupt = error.__context__ if isinstance(error, SystemExit) else error
         if not isinstance(interrupt, KeyboardInterrupt):
             raise
-        number = at_once.number or signal.SIGINT
-        kept = any((run_dir / "checkpoints").glob("*.ckpt"))
-        way = f"python train.py resume={shlex.quote(display_path(run_dir))} goes on from the last checkpoint"
-        log.info("stopped at once by %s; %s", signal.Signals(number).name, way if kept else "nothing was saved yet")
+        number = handler.received or signal.SIGINT
+        saved = any((run_dir / "checkpoints").glob("*.ckpt"))
+        resume = f"python train.py resume={shlex.quote(display_path(run_dir))} continues from the last checkpoint"
+        name = signal.Signals(number).name
+        log.info("stopped immediately by %s; %s", name, resume if saved else "no checkpoint was saved yet")
         exit_for_signal(number)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old_handler in previous.items():
+            signal.signal(number, old_handler)
+        _current = None
 
 
-def exit_for_signal(number: int) -> None:
-    """Exit as a signal asked for; SLURM, which sends SIGUSR1 when a job's time is nearly over, starts it again."""
+def exit_for_signal(number: int) -> NoReturn:
+    """Exit with 128 plus the signal's number; for SIGUSR1 in a SLURM job, requeue the job first."""
     if number == getattr(signal, "SIGUSR1", None):
-        _requeue()
+        _requeue_slurm_job()
     sys.exit(128 + number)
 
 
-def _requeue() -> None:
+def _requeue_slurm_job() -> None:
+    from lightning_fabric.plugins.environments import SLURMEnvironment  # imported late: this module is used without it
+
     environment = SLURMEnvironment.detect() and SLURMEnvironment(requeue_signal=signal.SIGUSR1)
     if not environment or not environment.auto_requeue or environment.global_rank():
         return
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
-    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
-    outcome = "requeued" if done.returncode == 0 else f"not requeued: {done.stderr.strip()}"
+    array_job, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
+    name = f"{array_job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array_job else job
+    process = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
+    outcome = "requeued" if process.returncode == 0 else f"not requeued: {process.stderr.strip()}"
     log.info("job %s %s", name, outcome)

@@ -1,1 +1,1 @@
-"""Training: build the network, fit it, test the best checkpoint, resume a stopped run, load a finished one."""
+"""Training: build the network, fit it, test the best checkpoint; resume a stopped run; load a trained network."""

@@ -1,4 +1,4 @@
-"""The LightningModule: what a training step is, what is measured, and what a checkpoint holds."""
+"""The LightningModule: the training and evaluation steps, their metrics, and the contents of a checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,15 +12,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from cnnzoo.checks import check_number
 from cnnzoo.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
 
 
 class Mean(Metric):
-    """A mean over images of all ranks, of whatever comes: torchmetrics' own leaves nan out, and looks for it each time.
+    """The mean of a value over the images of all ranks; nan is not left out.
 
-    Looking makes a GPU wait.
+    `torchmetrics.MeanMetric` looks for nan in every update, which makes the CPU wait for the GPU. Its
+    `nan_strategy="disable"` does not look, but it also ignores the weights (torchmetrics issue 3434).
     """
 
     full_state_update = False
@@ -32,27 +34,29 @@ class Mean(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, value: Tensor, images: int) -> None:
-        """Add the mean of so many images."""
-        self.total += value * images
-        self.weight += images
+    def update(self, value: Tensor, weight: int) -> None:
+        """Add a batch: `value` is its mean, `weight` its number of images."""
+        self.total += value * weight
+        self.weight += weight
 
     def compute(self) -> Tensor:
-        """The mean."""
         return self.total / self.weight
 
 
 class Classifier(pl.LightningModule):
-    """Trains a network to tell classes apart, with cross-entropy.
+    """Trains an image classifier with cross-entropy.
 
-    net: `(N, C, H, W) -> (N, num_classes)` logits; with `forward_with_aux` where `aux_weight` is not 0.
-    optimizer: takes the parameter groups.
-    scheduler: takes the optimizer, `total_steps` and `steps_per_epoch`; None keeps the rate.
-    metadata: plain values that every checkpoint carries, enough to rebuild the network for inference.
+    net: `(N, C, H, W) -> (N, num_classes)` logits; needs `forward_with_aux` if `aux_weight` is not 0.
+    optimizer: called with the parameter groups.
+    scheduler: called with the optimizer, `total_steps` and `steps_per_epoch`; None keeps the learning rate constant.
+    label_smoothing: from 0 up to, but not including, 1.
+    aux_weight: factor of each auxiliary loss.
+    channels_last: store the weights and pass the images in the channels-last memory format.
+    metadata: plain values that every checkpoint contains, enough to rebuild the network for inference.
 
-    Logs `train/loss`, `train/acc1` and `lr` by step, their means over the epoch as `train/loss_epoch` and
-    `train/acc1_epoch`, and `val/` and `test/` `loss`, `acc1` and `acc5` by epoch. Accuracies are shares, 0 to 1.
-    Losses of validation and test are plain cross-entropy, without label smoothing.
+    Logs `train/loss`, `train/acc1` and `lr` by step. Logs by epoch the means `train/loss_epoch` and `train/acc1_epoch`,
+    and `loss`, `acc1` and `acc5` under `val/` and `test/`. Accuracies are fractions, 0 to 1. The losses of validation
+    and test are plain cross-entropy, without label smoothing.
     """
 
     def __init__(
@@ -67,12 +71,11 @@ class Classifier(pl.LightningModule):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"label_smoothing={label_smoothing}: a number from 0 up to but not 1")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net: Any = net.to(memory_format=self.memory_format)
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.label_smoothing, self.aux_weight = label_smoothing, aux_weight
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0, below=1)
+        self.aux_weight = aux_weight
         self.metadata = dict(metadata or {})
         self._resumed_means: dict[str, list[Tensor]] = {}
         self.train_means: Any = nn.ModuleDict({name: Mean() for name in ("loss", "acc1")})
@@ -85,7 +88,6 @@ class Classifier(pl.LightningModule):
         return self.net(images.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch, auxiliary heads included."""
         images, labels = batch
         aux_logits: list[Tensor] = []
         if self.aux_weight:
@@ -107,14 +109,14 @@ class Classifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add one batch to `val/`; returns its logits, which callbacks get."""
-        return self._evaluate(batch, "val")
+        """Update the `val/` metrics; returns the logits, which Lightning passes to the callbacks."""
+        return self._evaluation_step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add one batch to `test/`; returns its logits, which callbacks get."""
-        return self._evaluate(batch, "test")
+        """Update the `test/` metrics; returns the logits, which Lightning passes to the callbacks."""
+        return self._evaluation_step(batch, "test")
 
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+    def _evaluation_step(self, batch: Batch, stage: str) -> Tensor:
         images, labels = batch
         logits = self(images)
         means = self.eval_means[stage]
@@ -126,14 +128,14 @@ class Classifier(pl.LightningModule):
         return logits
 
     def configure_model(self) -> None:
-        """Shard the network where the trainer's strategy wants that (`trainer=fsdp`)."""
+        """Shard the network if the strategy has a device mesh (`trainer=fsdp`)."""
         if self.device_mesh is not None:
             from cnnzoo.runtime.fsdp import shard_network  # here: only that strategy needs it
 
             shard_network(self.net, self.device_mesh["data_parallel"])
 
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """`load_state_dict` of whole weights, into shares of them where the network is sharded; all ranks call it."""
+        """Load an unsharded state dict, also if the network is sharded. All ranks must call it."""
         if self.device_mesh is not None:
             from cnnzoo.runtime.fsdp import shard_state_dict
 
@@ -141,9 +143,12 @@ class Classifier(pl.LightningModule):
         self.load_state_dict(state)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer on two groups, weights and the rest, of which only the weights decay; the schedule by step.
+        """Build the optimizer, and the scheduler that runs after every step.
 
-        Decaying neither biases nor normalization layers is He et al.'s rule ("conv and fc weights"), and most others'.
+        Two parameter groups: weights, and biases with normalization parameters. Only weights decay, as in He et al.
+        ("conv and fc weights").
+
+        Raises `UserError` if the number of steps is unknown, or if the optimizer or the scheduler rejects a value.
         """
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -153,57 +158,65 @@ class Classifier(pl.LightningModule):
         optimizer = _call_factory("optimizer", self.optimizer, [group for group in groups if group["params"]])
         if self.scheduler is None:
             return optimizer
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise UserError("trainer.max_epochs=-1: a schedule needs an end; type a number, or trainer.max_steps=...")
+        total_steps = self.trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise UserError(
+                "trainer.max_epochs=-1: the learning-rate schedule needs a number of steps; "
+                "set trainer.max_epochs to 1 or more, or set trainer.max_steps"
+            )
         batches = self.trainer.num_training_batches
         if batches == float("inf"):
-            raise UserError("the training data has no length: type trainer.limit_train_batches=...")
-        per_epoch = batches / self.trainer.accumulate_grad_batches
+            raise UserError("trainer.limit_train_batches: the training data has no length; type a number of batches")
         scheduler = _call_factory(
-            "scheduler", self.scheduler, optimizer, total_steps=int(total), steps_per_epoch=per_epoch
+            "scheduler",
+            self.scheduler,
+            optimizer,
+            total_steps=int(total_steps),
+            steps_per_epoch=batches / self.trainer.accumulate_grad_batches,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what inference needs, the figures of this moment, and the sums behind the means of the present epoch.
+        """Add the metadata, the current metrics, and the sums behind the training means of the current epoch.
 
-        All of it is plain, so that loading runs no code.
+        All of it is plain types and tensors, so that loading executes no code.
         """
-        now = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["cnnzoo"] = {**self.metadata, "epochs": self.current_epoch, "metrics": now}
-        gather = gather_all_tensors if self.trainer.world_size > 1 else lambda part: [part]
-        checkpoint["train_means"] = {  # of each rank, in their order
-            name: [torch.stack(gather(part.clone())).cpu() for part in (mean.total, mean.weight)]
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["cnnzoo"] = {**self.metadata, "epochs": self.current_epoch, "metrics": metrics}
+        gather = gather_all_tensors if self.trainer.world_size > 1 else lambda state: [state]
+        checkpoint["train_means"] = {  # name: [totals, weights], each (world_size,)
+            name: [torch.stack(gather(state.clone())).cpu() for state in (mean.total, mean.weight)]
             for name, mean in self.train_means.items()
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums until training starts."""
         self._resumed_means = checkpoint["train_means"]
 
     def on_train_start(self) -> None:
-        """Go on with the means of an epoch that a resumed run is in the middle of."""
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        """Restore the training means of an epoch that a resumed run is in the middle of."""
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
         for name, (totals, weights) in self._resumed_means.items():
             mean = self.train_means[name]
-            mean.update(torch.zeros_like(mean.weight), 0)  # or it would say that it was never used
-            if len(totals) != ranks:  # as many as there were then: the first has it all
-                totals, weights = (F.pad(part.sum().reshape(1), (0, ranks - 1)) for part in (totals, weights))
+            mean.update(torch.zeros_like(mean.weight), 0)  # else compute() would warn that update() was never called
+            if len(totals) != world_size:  # saved with another number of ranks: rank 0 takes the sums
+                totals, weights = (F.pad(state.sum().reshape(1), (0, world_size - 1)) for state in (totals, weights))
             mean.total, mean.weight = totals[rank].to(mean.weight), weights[rank].to(mean.weight)
         self._resumed_means = {}
 
 
-def _call_factory(key: str, factory: Callable[..., Any], *args: Any, **numbers: Any) -> Any:
-    """`factory(...)`; what it says of a value that it cannot take becomes a `UserError` with all the values typed."""
+def _call_factory(key: str, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call `factory`; a value that it rejects becomes a `UserError` with all the values that the user set."""
     try:
-        return factory(*args, **numbers)
+        return factory(*args, **kwargs)
     except (TypeError, ValueError) as error:
-        typed = ", ".join(f"{key}.{name}={value}" for name, value in getattr(factory, "keywords", {}).items())
-        raise UserError(f"{key}: {error} ({typed})") from error
+        values = ", ".join(f"{key}.{name}={value}" for name, value in getattr(factory, "keywords", {}).items())
+        raise UserError(f"{key}: {error} ({values})") from error
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """(N, num_classes), (N,) -> (N,) float: 1 where the label is among the `k` largest logits (all, if fewer)."""
+    """(N, num_classes), (N,) -> (N,) float: 1 if the label is among the `k` largest logits, else 0.
+
+    With fewer than `k` classes all of them count.
+    """
     k = min(k, logits.shape[1])
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).float()

@@ -1,8 +1,8 @@
-"""Learning-rate schedules that run a step at a time and ask the trainer how many steps there will be.
+"""Learning-rate schedules that are updated after every step.
 
-Each takes the optimizer, the total number of optimizer steps and how many of them make an epoch; the optimizer's own
-rate is the peak. `warmup_epochs=None` leaves the length of the warmup to the schedule; one that is longer than the
-training is a `UserError`.
+Each takes the optimizer, the total number of optimizer steps and the number of steps per epoch. The optimizer's own
+learning rate is the peak. `warmup_epochs=None` is the schedule's default warmup. A warmup that is longer than the
+training raises `UserError`.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from cnnzoo.checks import check_number
 from cnnzoo.errors import UserError
 
 
@@ -26,15 +27,15 @@ def cosine(
 
     `warmup_epochs=None`: a tenth of the training, at most 5 epochs.
     """
-    warmup = _warmup_steps(
+    warmup_steps = _warmup_steps(
         warmup_epochs, total_steps, steps_per_epoch, default=min(0.1 * total_steps, 5 * steps_per_epoch)
     )
 
-    def share(step: int) -> float:
-        done = (step - warmup) / max(1, total_steps - warmup)
-        return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+    def lr_ratio(step: int) -> float:
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
-    return LambdaLR(optimizer, _with_warmup(share, warmup))
+    return LambdaLR(optimizer, _with_warmup(lr_ratio, warmup_steps))
 
 
 def step(
@@ -46,44 +47,45 @@ def step(
     gamma: float,
     warmup_epochs: float | None = None,
 ) -> LRScheduler:
-    """Linear warmup, then `gamma` once more at each milestone, a share of the total steps between 0 and 1.
+    """Linear warmup, then the rate is multiplied by `gamma` at each milestone, a fraction of the total steps.
 
-    `warmup_epochs=None`: none.
+    `warmup_epochs=None`: no warmup.
     """
-    if not all(0 < share < 1 for share in milestones):
-        raise UserError(f"scheduler.milestones={list(milestones)}: each is a share of the training between 0 and 1")
-    warmup = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch, default=0)
+    if not all(0 < milestone < 1 for milestone in milestones):
+        raise UserError(
+            f"scheduler.milestones={list(milestones)}: expected fractions of the training, each > 0 and < 1"
+        )
+    warmup_steps = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch, default=0)
 
-    def share(step: int) -> float:
+    def lr_ratio(step: int) -> float:
         return gamma ** sum(step >= milestone * total_steps for milestone in milestones)
 
-    return LambdaLR(optimizer, _with_warmup(share, warmup))
+    return LambdaLR(optimizer, _with_warmup(lr_ratio, warmup_steps))
 
 
 def one_cycle(
     optimizer: Optimizer, *, total_steps: int, steps_per_epoch: float, warmup_epochs: float | None = None
 ) -> LRScheduler:
-    """One cycle (arXiv 1708.07120), torch's own: up to the peak, then down to 1/250,000 of it.
+    """One cycle (arXiv 1708.07120) by torch's `OneCycleLR`: up to the peak, then down to 1/250,000 of it.
 
-    Momentum, or Adam's first beta, goes the other way round, between 0.95 and 0.85. `warmup_epochs=None`: the way up is
-    three tenths of the training.
+    Momentum, or Adam's first beta, moves in the opposite direction, between 0.95 and 0.85. `warmup_epochs=None`: the
+    rate rises for three tenths of the training.
     """
-    warmup = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch, default=0.3 * total_steps)
+    warmup_steps = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch, default=0.3 * total_steps)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup / total_steps)
+    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup_steps / total_steps)
 
 
-def _warmup_steps(epochs: float | None, total_steps: int, steps_per_epoch: float, *, default: float) -> int:
-    """The warmup in steps, one less than all of them at most."""
-    steps = default if epochs is None else epochs * steps_per_epoch
-    if epochs is not None and (epochs < 0 or steps > total_steps):
-        length = total_steps / steps_per_epoch
-        raise UserError(
-            f"scheduler.warmup_epochs={epochs}: the training has {length:g} epochs, type a number from 0 to that"
-        )
-    return min(round(steps), total_steps - 1)
+def _warmup_steps(warmup_epochs: float | None, total_steps: int, steps_per_epoch: float, *, default: float) -> int:
+    """The warmup in steps, at most `total_steps - 1`."""
+    if warmup_epochs is None:
+        return min(round(default), total_steps - 1)
+    epochs = total_steps / steps_per_epoch
+    note = f"(the training has {epochs:g} epochs)"
+    check_number("scheduler.warmup_epochs", warmup_epochs, minimum=0, maximum=epochs, note=note)
+    return min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
 
 
-def _with_warmup(share: Callable[[int], float], warmup: int) -> Callable[[int], float]:
-    """`share`, led up to by a straight line that reaches the peak at step `warmup`."""
-    return lambda step: (step + 1) / (warmup + 1) if step < warmup else share(step)
+def _with_warmup(lr_ratio: Callable[[int], float], warmup_steps: int) -> Callable[[int], float]:
+    """Prepend a linear warmup, which reaches 1 at step `warmup_steps`."""
+    return lambda step: (step + 1) / (warmup_steps + 1) if step < warmup_steps else lr_ratio(step)

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: with which configuration, and from which checkpoint. Knows no Hydra."""
+"""Resuming a run that was stopped: find its checkpoint, check what is left to train, cut its logs back."""
 
 import logging
 import zipfile
@@ -18,76 +18,83 @@ from cnnzoo.runtime.files import display_path
 log = logging.getLogger(__name__)
 
 
-def find_checkpoint(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The last checkpoint, and what is in it; where it is damaged, the one with the most steps; None without any.
-
-    A damaged one is named in the log. Only tensors and plain types are loaded. The best one may have more steps than
-    the last, but was perhaps written right after a validation within an epoch, or while gradients were gathered.
-    """
-    import torch  # here: the command line is checked without it
-
-    found: list[tuple[Path, dict[str, Any]]] = []
-    for path in sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name != "last.ckpt"):
-        try:
-            with zipfile.ZipFile(path) as parts:
-                if (torn := parts.testzip()) is not None:
-                    raise ValueError(f"{torn} has another checksum")
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            if not {"loops", "cnnzoo", "rows"} <= saved.keys():
-                raise ValueError("it is no checkpoint of a training run")
-        except Exception as error:  # whatever zipfile, pickle and torch say of a damaged file
-            reason = str(error).split("\n")[0]
-            log.warning("%s is damaged (%s): going on from another", path, reason)
-            continue
-        if path.name == "last.ckpt":
-            return path, saved
-        found.append((path, saved))
-    return max(found, key=lambda each: each[1]["global_step"]) if found else None
-
-
-def record_resume(run_dir: Path, words: Sequence[str], checkpoint: Path | None, saved: dict[str, Any] | None) -> None:
-    """Add to `resumes.yaml` when, from where and with which words a run went on."""
-    entry = {
-        "time": datetime.now().isoformat(timespec="seconds"),
-        "overrides": list(words),
-        "checkpoint": None if checkpoint is None else str(checkpoint.relative_to(run_dir)),
-        "epoch": 0 if saved is None else saved["cnnzoo"]["epochs"],
-        "step": 0 if saved is None else saved["global_step"],
-    }
-    with (run_dir / "resumes.yaml").open("a", encoding="utf-8") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create([entry])))
-
-
 def prepare_resume(
     run_dir: Path, data: DataModule, trainer: pl.Trainer, cfg: DictConfig
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a resumed run goes on from; None where it has none yet and begins.
+    """Prepare data, loggers and run directory to continue a run; returns the checkpoint's path and contents.
 
-    What loggers hold of steps after it is dropped. Raises UserError, before anything is changed, where the run has
-    nothing left to do, and where the data is not what it was.
+    Returns None if the run has no checkpoint yet: it starts from the beginning. Loggers drop what they have of later
+    steps than the checkpoint's.
+
+    Raises UserError, before anything is changed, if the run has no epochs left or if the data has changed.
     """
-    start = find_checkpoint(run_dir)
-    path, saved = start if start is not None else (None, None)
-    done, asked = (0, 0) if saved is None else (saved["cnnzoo"]["epochs"], saved["global_step"])
-    most, finished = trainer.max_epochs or -1, (run_dir / "metrics.json").exists()
-    if 0 < most < done or (finished and 0 < most == done):
+    found = find_checkpoint(run_dir)
+    path, checkpoint = found if found is not None else (None, None)
+    epochs = 0 if checkpoint is None else checkpoint["cnnzoo"]["epochs"]
+    steps = 0 if checkpoint is None else checkpoint["global_step"]
+    max_epochs, finished = trainer.max_epochs or -1, (run_dir / "metrics.json").exists()
+    if 0 < max_epochs < epochs or (finished and 0 < max_epochs == epochs):
         raise UserError(
-            f"resume={display_path(run_dir)}: this run has trained {done} epochs, and trainer.max_epochs={most}; to train "
-            f"longer type trainer.max_epochs={2 * done}"
+            f"resume={display_path(run_dir)}: the run has trained {epochs} epochs and trainer.max_epochs={max_epochs}; "
+            f"to train longer type trainer.max_epochs={2 * epochs}"
         )
-    if saved is not None:
-        data.trainer = trainer  # which fit() would do; it tells how many devices there are
-        data.load_state_dict(saved["DataModule"])
+    if checkpoint is not None:
+        data.trainer = trainer  # as Trainer.fit() does: the data module needs the number of devices
+        data.load_state_dict(checkpoint["DataModule"])
     if trainer.is_global_zero:
-        record_resume(run_dir, cfg.resume, path, saved)
+        record_resume(run_dir, cfg.resume, path, checkpoint)
         (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
     for logger in trainer.loggers:
         if isinstance(logger, ResumableTensorBoardLogger):
-            logger.resume_at(asked)
+            logger.resume_at(steps)
         elif isinstance(logger, ResumableCSVLogger):
-            logger.resume_at(0 if saved is None else saved["rows"])
+            logger.resume_at(0 if checkpoint is None else checkpoint["rows"])
     if path is None:
-        log.info("%s holds no checkpoint yet: the run begins", display_path(run_dir))
+        log.info("%s has no checkpoint yet: starting from the beginning", display_path(run_dir))
     else:
-        log.info("going on from %s: %d epochs and %d steps are done", display_path(path), done, asked)
-    return start
+        log.info("resuming from %s after %d epochs and %d steps", display_path(path), epochs, steps)
+    return found
+
+
+def find_checkpoint(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The path and the contents of `last.ckpt`; if that is missing or damaged, of the checkpoint with the most steps.
+
+    None if there is no usable checkpoint. Damaged ones are logged. Loads only tensors and plain types.
+
+    `last.ckpt` comes first even if `best.ckpt` has more steps. The latter may be from right after a validation within
+    an epoch, or from the middle of a gradient accumulation.
+    """
+    import torch  # here: the command line is checked without it
+
+    others: list[tuple[Path, dict[str, Any]]] = []
+    for path in sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name != "last.ckpt"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"{damaged} has another checksum")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if not {"loops", "cnnzoo", "rows"} <= checkpoint.keys():
+                raise ValueError("it is not a checkpoint of a training run")
+        except Exception as error:  # zipfile, pickle and torch raise many types for a damaged file
+            reason = str(error).split("\n")[0]
+            log.warning("%s is damaged (%s): looking for another checkpoint", path, reason)
+            continue
+        if path.name == "last.ckpt":
+            return path, checkpoint
+        others.append((path, checkpoint))
+    return max(others, key=lambda found: found[1]["global_step"]) if others else None
+
+
+def record_resume(
+    run_dir: Path, overrides: Sequence[str], path: Path | None, checkpoint: dict[str, Any] | None
+) -> None:
+    """Append an entry to `resumes.yaml`: the time, the new overrides, and the checkpoint with its epoch and step."""
+    entry = {
+        "time": datetime.now().isoformat(timespec="seconds"),
+        "overrides": list(overrides),
+        "checkpoint": None if path is None else str(path.relative_to(run_dir)),
+        "epoch": 0 if checkpoint is None else checkpoint["cnnzoo"]["epochs"],
+        "step": 0 if checkpoint is None else checkpoint["global_step"],
+    }
+    with (run_dir / "resumes.yaml").open("a", encoding="utf-8") as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create([entry])))

@@ -1,4 +1,4 @@
-"""What a run says of itself: a table before it starts, the outcome and the next commands after it, `metrics.json`."""
+"""The tables that a run logs: its settings before training, its results and the next commands after it."""
 
 import logging
 import re
@@ -14,10 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from cnnzoo.data.cache.available_memory import available_bytes
 from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datamodule import DataModule
-from cnnzoo.data.loaders.auto import resolve_auto_loader
-from cnnzoo.data.loaders.dali_loader import check_dali, resolve_threads
-from cnnzoo.data.loaders.torch_loader import count_workers
-from cnnzoo.data.split import Split
+from cnnzoo.data.loaders.base import Loader
 from cnnzoo.models.input_spec import InputSpec
 from cnnzoo.runtime.files import display_path
 from cnnzoo.runtime.formatting import format_bytes
@@ -26,35 +23,35 @@ log = logging.getLogger(__name__)
 
 
 def log_table(rows: Mapping[str, str]) -> None:
-    """Log a table of two columns."""
+    """Log a table with two columns, the names and the texts."""
     width = max(map(len, rows))
     for name, text in rows.items():
         log.info("%s  %s", name.ljust(width), text)
 
 
 def run_table(
-    data: DataModule, trainer: pl.Trainer, input_spec: InputSpec, cfg: DictConfig, parameters: int, loader: str
+    data: DataModule, trainer: pl.Trainer, input_spec: InputSpec, cfg: DictConfig, parameters: int, loader: Loader
 ) -> dict[str, str]:
-    """What is about to run; `loader` as `loader_of` says."""
+    """The table before training: network, data, device, loader and cache."""
     splits = {name: data.split(name) for name in ("train", "val", "test")}
     sizes = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
     train = splits["train"]
     assert train is not None
-    each = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
+    per_device = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
     return {
         "model": f"{cfg.model.name} ({input_spec.stem} stem), {parameters:,} parameters",
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
         "input": f"{input_spec.image_size} x {input_spec.image_size} pixels, {input_spec.channels} "
-        f"channel{'s' if input_spec.channels > 1 else ''}, batches of {data.batch_size}{each}",
+        f"channel{'s' if input_spec.channels > 1 else ''}, batches of {data.batch_size}{per_device}",
         "device": device_summary(trainer),
-        "loader": _loader_text(loader, cfg.loader, train, trainer),
+        "loader": loader.describe(),
         "cache": "not needed: the set is in memory" if train.paths is None else _cache_text(data.cache),
         "run": display_path(Path(cfg.run_dir)),
     }
 
 
 def final_table(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
-    """What came out, and what to type next."""
+    """The table after training: the results, and commands that use them."""
     rows = {}
     if "val/acc1" in metrics:
         epoch = f" (epoch {metrics['best_epoch']}, the best)" if "best_epoch" in metrics else ""
@@ -62,30 +59,30 @@ def final_table(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     if "test/acc1" in metrics:
         rows["test"] = _accuracy_text(metrics, "test")
     rows["time"] = f"{metrics['seconds']:,.0f} s for {metrics['epochs']} epochs"
-    where = display_path(run_dir)
-    rows["run"] = where
-    top = Path(where).parts[0] if not Path(where).is_absolute() else where
-    rows["look at it"] = f"tensorboard --logdir {shlex.quote(top)}"
+    run_path = display_path(run_dir)
+    rows["run"] = run_path
+    logdir = Path(run_path).parts[0] if not Path(run_path).is_absolute() else run_path
+    rows["look at it"] = f"tensorboard --logdir {shlex.quote(logdir)}"
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.exists():
-        weights = shlex.quote(f"model.weights={where}/checkpoints/best.ckpt")
-        rows["use it"] = f"python -c {shlex.quote(f'import cnnzoo; net = cnnzoo.load_run({where!r})')}"
+        weights = shlex.quote(f"model.weights={run_path}/checkpoints/best.ckpt")
+        rows["use it"] = f"python -c {shlex.quote(f'import cnnzoo; net = cnnzoo.load_run({run_path!r})')}"
         rows["start from it"] = f"{rerun_command(run_dir)} {weights}"
     return rows
 
 
 def rerun_command(run_dir: Path) -> str:
-    """The command that gave this run, less what must differ in the next one."""
-    words = [str(word) for word in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
-    words = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", word) for word in words]  # paths, as they were typed
-    keep = [shlex.quote(word) for word in words if not word.startswith(("run_dir=", "model.weights=", "sweep="))]
-    return " ".join(["python", "train.py", *keep])
+    """The command of this run, without the overrides that the next run must set itself."""
+    overrides = [str(override) for override in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
+    overrides = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", override) for override in overrides]  # cnnzoo quotes paths
+    omitted = ("run_dir=", "model.weights=", "sweep=")
+    return " ".join(["python", "train.py", *(shlex.quote(o) for o in overrides if not o.startswith(omitted))])
 
 
 def hyperparameters(cfg: DictConfig, input_spec: InputSpec, loader: str) -> dict[str, bool | str | float | int]:
-    """What sets one run apart from another, flat, for TensorBoard's table."""
+    """The settings by which runs are compared, as a flat dict for the loggers."""
     optimizer, scheduler = cfg.optimizer._target_.split(".")[-1], cfg.scheduler._target_.split(".")[-1]
-    keep = {
+    values = {
         "model": cfg.model.name,
         "data": cfg.data.name,
         "optimizer": optimizer,
@@ -102,7 +99,7 @@ def hyperparameters(cfg: DictConfig, input_spec: InputSpec, loader: str) -> dict
         "precision": str(cfg.trainer.precision or "32-true"),
         "seed": cfg.seed,
     }
-    return {name: value for name, value in keep.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 HPARAM_NAMES = {
@@ -113,24 +110,24 @@ HPARAM_NAMES = {
     "trainer.max_epochs": "epochs",
     "trainer.precision": "precision",
 }
-"""Keys that have another name among the hyperparameters."""
+"""Configuration keys that have a shorter name among the hyperparameters."""
 
 
 def cli_overrides(cfg: DictConfig) -> dict[str, bool | str | float | int]:
-    """What the command line set, as hyperparameters: the keys a sweep varies are among them.
+    """The overrides of the command line as hyperparameters; they include the keys that a sweep varies.
 
-    Keys that choose where a run goes and what is shown of it are left out.
+    Keys that only choose the run directory or what is shown are left out.
     """
-    found: dict[str, bool | str | float | int] = {}
-    words = Path(cfg.run_dir) / ".hydra" / "overrides.yaml"
-    if not words.exists():  # on a rank that did not compose the run
-        return found
-    for word in map(str, OmegaConf.load(words)):
-        key, _, text = word.lstrip("+").partition("=")
+    path = Path(cfg.run_dir) / ".hydra" / "overrides.yaml"
+    if not path.exists():  # on a rank that did not compose the configuration
+        return {}
+    values: dict[str, bool | str | float | int] = {}
+    for override in map(str, OmegaConf.load(path)):
+        key, _, text = override.lstrip("+").partition("=")
         if text and not re.match(r"run_dir|test$|callbacks|logger|hydra|trainer\.enable_", key):
             value = OmegaConf.select(cfg, key)
-            found[HPARAM_NAMES.get(key, key)] = value if isinstance(value, bool | int | float) else text.strip("'")
-    return found
+            values[HPARAM_NAMES.get(key, key)] = value if isinstance(value, bool | int | float) else text.strip("'")
+    return values
 
 
 def _accuracy_text(metrics: Mapping[str, Any], stage: str) -> str:
@@ -147,29 +144,7 @@ def _augment_text(cfg: DictConfig) -> str:
         "color jitter": any(cfg.color_jitter or ()),
         "erase": cfg.random_erase,
     }
-    return " + ".join(part for part, wanted in parts.items() if wanted)
-
-
-def loader_name(data: DataModule, trainer: pl.Trainer, cfg: DictConfig) -> str:
-    """What `cfg.loader` is, or comes to: "dali" or "torch". Raises UserError where DALI cannot be used."""
-    train, device = data.split("train"), trainer.strategy.root_device
-    assert train is not None
-    target = cfg.loader._target_.split(".")[-1]
-    if target == "auto_loader":
-        return resolve_auto_loader(train, data.augment, device, cfg.loader.kind)
-    if target == "DaliLoader":
-        check_dali(data.augment, device)
-        return "dali"
-    return "torch"
-
-
-def _loader_text(loader: str, cfg: DictConfig, train: Split, trainer: pl.Trainer) -> str:
-    if loader == "dali":
-        where = "on the GPU" if trainer.strategy.root_device.type == "cuda" else "on the CPU"
-        return f"dali, {resolve_threads(cfg.workers)} threads, decoding {where}"
-    workers = count_workers(cfg.workers, train)
-    kind = "processes" if cfg.kind == "auto" else cfg.kind
-    return f"torch, {workers} {kind}" if workers else "torch, in the training process"
+    return " + ".join(part for part, enabled in parts.items() if enabled)
 
 
 def _cache_text(cache: Cache) -> str:
@@ -181,7 +156,7 @@ def _cache_text(cache: Cache) -> str:
 
 
 def device_summary(trainer: pl.Trainer) -> str:
-    """The device that a trainer trains on, how many of it, and the precision."""
+    """The number and the name of the devices that a trainer uses, and the precision."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""

@@ -1,4 +1,4 @@
-"""The main job: settle the input, build the network, fit, test the best checkpoint, write down what came out."""
+"""The training job: resolve the input, build the network, fit, test the best checkpoint, write the metrics."""
 
 import logging
 import math
@@ -18,81 +18,84 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.callbacks import EMA, CheckpointSaver, Throughput
 from cnnzoo.callbacks.tensorboard.hparams import write_hparams
+from cnnzoo.checks import check_choice, check_int
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.loggers.remote import finish_wandb
 from cnnzoo.models import create_model, info
 from cnnzoo.models.input_spec import InputSpec, resolve_input
 from cnnzoo.runtime import distributed
-from cnnzoo.runtime.failures import disk_errors_as_user_error, oom_as_user_error
+from cnnzoo.runtime.failures import failures_as_user_error
 from cnnzoo.runtime.files import write_json
-from cnnzoo.runtime.signals import handle_signals
+from cnnzoo.runtime.signals import exit_for_signal, handle_signals
 from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.fit import fit
 from cnnzoo.training.resume import prepare_resume
-from cnnzoo.training.run_summary import cli_overrides, final_table, hyperparameters, loader_name, log_table, run_table
+from cnnzoo.training.run_summary import cli_overrides, final_table, hyperparameters, log_table, run_table
 
 log = logging.getLogger(__name__)
 for name in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(name).setLevel(logging.WARNING)  # the job says what runs, and on what, in its own words
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that torch.compile finds no GPU
+    logging.getLogger(name).setLevel(logging.WARNING)  # the job logs its own table
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # torch.compile warns if there is no GPU
 
 IGNORED_WARNINGS = (
-    ".*does not have many workers.*",  # the loader's own doing
+    ".*does not have many workers.*",  # our loaders have workers of their own
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*TensorBoardLogger.*hyperparameters.*",
-    ".*Experiment logs directory.*exists and is not empty.*",  # the run directory is ours, and checked
-    ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: the data module has its position
+    ".*Experiment logs directory.*exists and is not empty.*",  # checked before the run
+    ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: the data module saves it
     ".*Checkpoint directory.*exists and is not empty.*",
 )
-"""Warnings of the libraries about what the person who trains can do nothing about."""
+"""Warnings of libraries that the user can do nothing about."""
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of torch, NumPy and Python, which weights and dropout draw from."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: a whole number from 0 to {2**32 - 1}")
+    """Seed the generators of torch, NumPy and Python, which initialize weights and sample dropout."""
+    check_int("seed", seed, minimum=0, maximum=2**32 - 1)
     pl.seed_everything(seed, verbose=False)
 
 
 def ema_callbacks(decay: float | None) -> list[pl.Callback]:
-    """What `ema=` asks for."""
+    """The callbacks for `ema=decay`: none, or one `EMA`."""
     return [] if decay is None else [EMA(decay)]
 
 
 def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSpec]:
-    """The network of `cfg.model` for this data, whose input it settles: size, channels, stem and classes."""
-    facts = info(cfg.name)
-    if facts.family != cfg.family:
-        raise UserError(f"model.name={cfg.name} is of the family {facts.family}: type model={facts.family} as well")
+    """Build the network of `cfg.model` for `data`, and set the image size and the channels of `data`.
+
+    Raises UserError if the settings do not fit the network or the data.
+    """
+    model_info = info(cfg.name)
+    if (family := model_info.family) != cfg.family:
+        raise UserError(f"model.name={cfg.name}: it is of the family {family}; also type model={family}")
     if cfg.num_classes not in (None, data.num_classes):
         names = ", ".join(data.classes[:3]) + (", ..." if data.num_classes > 3 else "")
         raise UserError(
             f"model.num_classes={cfg.num_classes}: data.name={data.name} has {data.num_classes} classes ({names}); "
             "leave model.num_classes out"
         )
-    published = None
+    preprocessing = None
     if cfg.weights is not None:
-        from cnnzoo.models.weights import preprocessing  # here: it loads torchvision's list of weights
+        from cnnzoo.models.weights import published_preprocessing  # here: it imports torchvision's list of weights
 
-        published = preprocessing(cfg.name, cfg.weights)
+        preprocessing = published_preprocessing(cfg.name, cfg.weights)
     input_spec = resolve_input(
-        facts,
+        model_info,
         proposed_size=data.proposed_image_size,
         proposed_channels=data.proposed_channels,
-        requested_size=data.image_size,
-        requested_channels=data.channels,
+        requested_size=data.requested_image_size,
+        requested_channels=data.requested_channels,
         stem=cfg.stem,
-        published=published is not None,
+        published=preprocessing is not None,
     )
     for note in input_spec.notes:
         log.info("%s", note)
     data.set_input(
         image_size=input_spec.image_size,
         channels=input_spec.channels,
-        mean=published.mean if published else None,
-        std=published.std if published else None,
-        eval_resize=published.resize / published.image_size if published else None,
+        mean=preprocessing.mean if preprocessing else None,
+        std=preprocessing.std if preprocessing else None,
+        eval_resize=preprocessing.resize / preprocessing.image_size if preprocessing else None,
     )
     args = OmegaConf.to_container(cfg.args, resolve=True)
     assert isinstance(args, dict)
@@ -105,7 +108,7 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
             stem=input_spec.stem,
             **{str(name): value for name, value in args.items()},
         )
-    except (TypeError, ValueError) as error:  # a value of model.args that the network's layers refuse
+    except (TypeError, ValueError) as error:  # a layer rejects a value of model.args
         raise UserError(f"model.args={args}: {error}") from error
     return net, input_spec
 
@@ -119,7 +122,7 @@ def build_classifier(
     scheduler: Callable[..., LRScheduler] | None,
     cfg: DictConfig,
 ) -> Classifier:
-    """The network with all that training it takes, compiled in place if asked for."""
+    """Wrap the network with its optimizer, scheduler and loss; compile it in place if `cfg.compile`."""
     aux_weight = cfg.model.get("aux_weight", 0.0) if cfg.model.args.get("aux_logits") else 0.0
     if cfg.compile:
         net.compile()
@@ -146,40 +149,41 @@ def train(
 ) -> float:
     """Fit, test the best checkpoint, write `metrics.json`; returns `cfg.optimized_metric` at the best epoch.
 
-    Without checkpoints (`trainer.fast_dev_run=true`, `callbacks.checkpoint=null`) the network is tested as it ended.
-    Raises `UserError` before the first step for a metric that a run must not be chosen by.
+    Without checkpoints (`trainer.fast_dev_run=true`, `callbacks.checkpoint=null`) the final weights are tested. Raises
+    `UserError` before the first step if `cfg.optimized_metric` is not a validation metric.
     """
-    if cfg.optimized_metric not in ("val/acc1", "val/acc5", "val/loss"):
-        raise UserError(f"optimized_metric={cfg.optimized_metric}: there are val/acc1, val/acc5, val/loss")
+    check_choice("optimized_metric", cfg.optimized_metric, ("val/acc1", "val/acc5", "val/loss"))
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     distributed.check_trainer(trainer)
     run_dir = Path(cfg.run_dir)
     start = prepare_resume(run_dir, data, trainer, cfg) if cfg.resume is not None else None
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
-    loader = loader_name(data, trainer, cfg)
+    data.trainer = trainer  # the loader depends on its device and its ranks
+    loader = data.build_loader("train")  # raises for settings that it does not accept; starts no workers
     log_table(run_table(data, trainer, input_spec, cfg, parameters, loader))
-    boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     if start is None:
-        for board in boards:
-            lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
-            board.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
+        lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
+        for writer in writers:
+            writer.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
 
-    table = {**cli_overrides(cfg), **hyperparameters(cfg, input_spec, loader)}
+    table = {**cli_overrides(cfg), **hyperparameters(cfg, input_spec, loader.name)}
     for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):  # which has a table of its own, written at the end
+        if not isinstance(logger, TensorBoardLogger):  # it has its own table, written after the test
             logger.log_hyperparams(table)
-    steps = len(data.split("train") or ()) // data.batch_size // trainer.world_size
-    limit = trainer.limit_train_batches  # a number of batches, or a share of them
-    steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
-    often = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
-    trainer.log_every_n_steps = max(1, often)  # type: ignore[attr-defined]  # a small set has curves too
+    steps_per_epoch = len(data.split("train") or ()) // data.batch_size // trainer.world_size
+    limit = trainer.limit_train_batches  # an int is a number of batches, a float a fraction of them
+    steps_per_epoch = min(steps_per_epoch, limit) if isinstance(limit, int) else int(steps_per_epoch * limit)
+    log_every_n_steps = min(trainer.log_every_n_steps, steps_per_epoch)  # type: ignore[attr-defined]
+    trainer.log_every_n_steps = max(1, log_every_n_steps)  # type: ignore[attr-defined]  # small sets get curves too
 
-    with disk_errors_as_user_error(run_dir), handle_signals(trainer, run_dir):
-        fit(classifier, data, trainer, cfg, start and start[0])
-        return _test_and_report(
-            classifier, data, trainer, cfg, table, {} if start is None else start[1]["cnnzoo"]["metrics"]
-        )
+    checkpoint, metrics = (None, {}) if start is None else (start[0], start[1]["cnnzoo"]["metrics"])
+    with handle_signals(trainer, run_dir), distributed.supervise_ranks(trainer), failures_as_user_error(cfg):
+        stop_signal = fit(classifier, data, trainer, run_dir=run_dir, checkpoint=checkpoint)
+        if stop_signal is None:
+            return _test_and_report(classifier, data, trainer, cfg, table, metrics)
+    exit_for_signal(stop_signal)
 
 
 def _test_and_report(
@@ -188,63 +192,62 @@ def _test_and_report(
     trainer: pl.Trainer,
     cfg: DictConfig,
     table: Mapping[str, Any],
-    before: Mapping[str, float],
+    resumed_metrics: Mapping[str, float],
 ) -> float:
-    """Test what training kept, write down what came out; `before` are the figures that a resumed run went on with."""
+    """Test the best checkpoint, write `metrics.json`, log the results; returns `cfg.optimized_metric`."""
     run_dir = Path(cfg.run_dir)
-    figures = final_metrics(trainer, before)
+    metrics = final_metrics(trainer, resumed_metrics)
     epochs = trainer.current_epoch
-    with distributed.supervise_ranks(trainer):
-        kept = selected_checkpoint(trainer, run_dir)
-    if kept is not None:
-        saved = torch.load(kept, map_location="cpu", weights_only=True)
-        classifier.load_full_state_dict(saved["state_dict"])
-        figures |= {name: value for name, value in saved["cnnzoo"]["metrics"].items() if name.startswith("val/")}
+    path = selected_checkpoint(trainer, run_dir)
+    if path is not None:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        classifier.load_full_state_dict(checkpoint["state_dict"])
+        metrics |= {name: value for name, value in checkpoint["cnnzoo"]["metrics"].items() if name.startswith("val/")}
     if cfg.test and data.has_test:
-        with distributed.supervise_ranks(trainer), oom_as_user_error(cfg):
-            trainer.test(classifier, datamodule=data, verbose=False)
-        figures |= {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("test/")}
+        trainer.test(classifier, datamodule=data, verbose=False)
+        metrics |= {name: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("test/")}
 
-    seconds = next((each.seconds for each in trainer.callbacks if isinstance(each, CheckpointSaver)), 0.0)  # type: ignore[attr-defined]
+    savers = [callback for callback in trainer.callbacks if isinstance(callback, CheckpointSaver)]  # type: ignore[attr-defined]
+    seconds = savers[0].seconds if savers else 0.0
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
-    metrics: dict[str, Any] = {**figures, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
-    if kept is not None and kept.stem == "best":
-        metrics["best_epoch"] = saved["cnnzoo"]["epochs"]
+    report: dict[str, Any] = {**metrics, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
+    if path is not None and path.stem == "best":
+        report["best_epoch"] = checkpoint["cnnzoo"]["epochs"]
     if not data.has_test:
-        metrics["tested"] = "nothing: the data has no test split"
+        report["tested"] = "nothing: the data has no test split"
     if trainer.is_global_zero:
-        write_json(run_dir / "metrics.json", metrics)
+        write_json(run_dir / "metrics.json", report)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                with SummaryWriter(logger.log_dir) as writer:  # the logger has closed its own
-                    write_hparams(writer, table, figures, first=cli_overrides(cfg), step=trainer.global_step)
+                with SummaryWriter(logger.log_dir) as writer:  # the logger has closed its writer
+                    write_hparams(writer, table, metrics, first=cli_overrides(cfg), step=trainer.global_step)
         finish_wandb()
-        log_table(final_table(metrics, run_dir))
-    return figures.get(cfg.optimized_metric, math.nan)
+        log_table(final_table(report, run_dir))
+    return metrics.get(cfg.optimized_metric, math.nan)
 
 
 def selected_checkpoint(trainer: pl.Trainer, run_dir: Path) -> Path | None:
-    """The best checkpoint, or the last one if none was better than another, or none; the same one on all ranks.
+    """The path of `best.ckpt`, else of `last.ckpt`, else None; the same on all ranks.
 
-    Raises UserError on a machine that does not see the run directory of the first.
+    Raises UserError on a machine where the run directory of rank 0 is not visible.
     """
-    both = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    kept = trainer.strategy.broadcast(next((path for path in both if path.exists()), None))
-    if kept is not None and not kept.exists():
-        raise UserError(f"{kept} is not there: run_dir must be where all machines of a run see it")
-    return kept
+    paths = [run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+    path = trainer.strategy.broadcast(next((path for path in paths if path.exists()), None))
+    if path is not None and not path.exists():
+        raise UserError(f"run_dir={run_dir}: {path} does not exist on this machine; all machines must share run_dir")
+    return path
 
 
-def final_metrics(trainer: pl.Trainer, before: Mapping[str, float]) -> dict[str, float]:
-    """The last epoch's figures: `train/` as means over it, `val/` at its end, `perf/` over the whole of it.
+def final_metrics(trainer: pl.Trainer, resumed_metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the last epoch: `train/` and `perf/` over the whole epoch, `val/` at its end.
 
-    `before` are those that a resumed run went on with, for one that had no epoch left.
+    `resumed_metrics` are those in the checkpoint of a resumed run. They count if the run had no epoch left to train.
     """
-    now = {**before, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
-    figures = {f"train/{name}": now[f"train/{name}_epoch"] for name in ("loss", "acc1")}
-    figures |= {name: value for name, value in now.items() if name.startswith(("val/", "perf/"))}
+    logged = {**resumed_metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
+    metrics = {f"train/{name}": logged[f"train/{name}_epoch"] for name in ("loss", "acc1")}
+    metrics |= {name: value for name, value in logged.items() if name.startswith(("val/", "perf/"))}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Throughput) and callback.images:
-            figures["perf/images_per_second"] = callback.epoch_images_per_second
-            figures["perf/data_wait"] = callback.epoch_data_wait or 0.0
-    return figures
+            metrics["perf/images_per_second"] = callback.epoch_images_per_second
+            metrics["perf/data_wait"] = callback.epoch_data_wait or 0.0
+    return metrics

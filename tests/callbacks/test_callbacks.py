@@ -1,4 +1,4 @@
-"""What is shown and saved while training, each callback by itself."""
+"""Tests of the callbacks that neither save nor write to TensorBoard, mostly one at a time with a fake trainer."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cnnzoo.callbacks import Bottleneck, CheckpointSaver, NanGuard, ProgressBar, Throughput
-from cnnzoo.callbacks.bottleneck import advice
+from cnnzoo.callbacks.bottleneck import suggest_change
 from cnnzoo.callbacks.epoch_table import is_best_epoch
 from cnnzoo.callbacks.progress import completed_epochs, total_epochs
 from cnnzoo.data import Augment, TorchLoader
@@ -17,7 +17,7 @@ from cnnzoo.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("monitor", "values", "best"),
+    ("monitor", "values", "best_epoch"),
     [
         ("val/acc1", [0.5, 0.9, 0.9, 0.7], 2),
         ("val/acc1", [0.5, 0.9, 0.8, 0.7], 1),
@@ -25,8 +25,8 @@ from cnnzoo.errors import UserError
         ("val/loss", [float("nan"), 0.2, float("nan")], 1),
     ],
 )
-def test_the_best_checkpoint_is_the_latest_of_the_best(tmp_path, monitor, values, best):
-    checkpoints, saved = CheckpointSaver(str(tmp_path), monitor=monitor), []
+def test_best_checkpoint_is_latest_of_equal_epochs(tmp_path, monitor, values, best_epoch):
+    saver, saved = CheckpointSaver(str(tmp_path), monitor=monitor), []
     for epoch, value in enumerate(values):
         trainer = SimpleNamespace(
             strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision),
@@ -35,20 +35,22 @@ def test_the_best_checkpoint_is_the_latest_of_the_best(tmp_path, monitor, values
             loggers=[],
             save_checkpoint=lambda path, epoch=epoch, **_: saved.append((path.name, epoch)),
         )
-        checkpoints.on_validation_end(trainer, None)
-        checkpoints._save_best(trainer, "epochs")
-        checkpoints._save_best(trainer, "epochs")  # not measured anew: nothing to decide
-    assert saved[-1] == ("best.ckpt", best)
+        saver.on_validation_end(trainer, None)
+        saver._save_if_best(trainer, "epoch")
+        saver._save_if_best(trainer, "epoch")  # no validation in between: must not save again
+    assert saved[-1] == ("best.ckpt", best_epoch)
     assert len(set(saved)) == len(saved)
 
 
 @pytest.mark.parametrize("value", [-1, True, "often"])
-def test_how_often_to_save_is_checked(tmp_path, value):
+def test_checkpoint_bad_every_minutes_raises(tmp_path, value):
     with pytest.raises(UserError, match=rf"callbacks\.checkpoint\.every_minutes={value}"):
         CheckpointSaver(str(tmp_path), monitor="val/acc1", every_minutes=value)
 
 
-class Module:
+class LoggingModule:
+    """Records the values that are logged under each name."""
+
     def __init__(self):
         self.logged = {}
 
@@ -56,65 +58,75 @@ class Module:
         self.logged.setdefault(name, []).append(value)
 
 
-def test_speed_counts_images_and_the_share_of_waiting(monkeypatch):
+def test_throughput_logs_images_per_second_and_data_wait(monkeypatch):
     clock = iter([0.0, 1.0, 2.0, 3.0])
     monkeypatch.setattr("cnnzoo.callbacks.throughput.time.perf_counter", lambda: next(clock))
     loader = SimpleNamespace(wait_seconds=0.0)
-    trainer, module, speed = SimpleNamespace(train_dataloader=loader, world_size=2), Module(), Throughput(window=2)
-    speed.on_train_epoch_start(trainer, module)
-    for waited in (0.5, 0.25, 0.0):
-        loader.wait_seconds += waited
-        speed.on_train_batch_end(trainer, module, None, (None, [0] * 8), 0)
+    trainer, module = SimpleNamespace(train_dataloader=loader, world_size=2), LoggingModule()
+    throughput = Throughput(window=2)
+    throughput.on_train_epoch_start(trainer, module)
+    for wait_seconds in (0.5, 0.25, 0.0):
+        loader.wait_seconds += wait_seconds
+        throughput.on_train_batch_end(trainer, module, None, (None, [0] * 8), 0)
     assert module.logged["perf/images_per_second"] == [16.0, 16.0, 16.0]
     assert module.logged["perf/data_wait"] == [0.5, 0.375, 0.125]
-    assert (speed.epoch_images_per_second, speed.epoch_data_wait) == (16.0, 0.25)
+    assert (throughput.epoch_images_per_second, throughput.epoch_data_wait) == (16.0, 0.25)
 
 
-def test_speed_needs_a_window():
+def test_throughput_window_of_zero_raises():
     with pytest.raises(UserError, match=r"callbacks\.throughput\.window=0"):
         Throughput(window=0)
 
 
-def test_progress_needs_a_time():
+def test_progress_log_interval_of_zero_raises():
     with pytest.raises(UserError, match=r"callbacks\.progress\.log_every_seconds=0"):
         ProgressBar(log_every_seconds=0)
 
 
-def fit_of(**changes):
-    facts = {"max_epochs": 4, "max_steps": -1, "num_training_batches": 9, "num_val_batches": [3], "current_epoch": 2}
-    return SimpleNamespace(**{**facts, "accumulate_grad_batches": 1, **changes})
+def make_progress_trainer(**options):
+    defaults = {
+        "max_epochs": 4,
+        "max_steps": -1,
+        "num_training_batches": 9,
+        "num_val_batches": [3],
+        "current_epoch": 2,
+        "accumulate_grad_batches": 1,
+    }
+    return SimpleNamespace(**{**defaults, **options})
 
 
 @pytest.mark.parametrize(
-    ("changes", "epochs"),
+    ("options", "epochs"),
     [({}, 4), ({"max_steps": 18}, 2), ({"max_epochs": -1, "max_steps": 9, "accumulate_grad_batches": 2}, 2)],
 )
-def test_a_run_ends_with_its_epochs_or_its_steps(changes, epochs):
-    assert total_epochs(fit_of(**changes)) == epochs
-
-
-@pytest.mark.parametrize(("trained", "validated", "epochs"), [(0, 0, 2), (9, 0, 2.9), (9, 3, 3), (4.5, 0, 2.45)])
-def test_validation_counts_a_third_of_training(trained, validated, epochs):
-    assert completed_epochs(fit_of(), trained, validated) == pytest.approx(epochs)
+def test_total_epochs_follows_epoch_and_step_limits(options, epochs):
+    assert total_epochs(make_progress_trainer(**options)) == epochs
 
 
 @pytest.mark.parametrize(
-    ("monitor", "values", "best"),
+    ("train_batches", "val_batches", "epochs"), [(0, 0, 2), (9, 0, 2.9), (9, 3, 3), (4.5, 0, 2.45)]
+)
+def test_completed_epochs_weighs_val_batches_a_third(train_batches, val_batches, epochs):
+    assert completed_epochs(make_progress_trainer(), train_batches, val_batches) == pytest.approx(epochs)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "expected"),
     [("val/acc1", [0.5, 0.9, 0.9, 0.7], [1, 1, 1, 0]), ("val/loss", [0.5, 0.6, 0.2, float("nan")], [1, 0, 1, 0])],
 )
-def test_the_best_epoch_so_far_is_what_the_checkpoint_keeps(tmp_path, monitor, values, best):
-    checkpoint = CheckpointSaver(str(tmp_path), monitor=monitor)
-    trainer = SimpleNamespace(checkpoint_callbacks=[checkpoint])
+def test_epoch_table_marks_the_epoch_of_best_checkpoint(tmp_path, monitor, values, expected):
+    saver = CheckpointSaver(str(tmp_path), monitor=monitor)
+    trainer = SimpleNamespace(checkpoint_callbacks=[saver])
     marks = []
     for value in values:
         marks.append(is_best_epoch(trainer, {monitor: torch.tensor(value)}))
         if marks[-1]:
-            checkpoint.best = float(torch.tensor(value))
-    assert marks == [bool(mark) for mark in best]
+            saver.best_value = float(torch.tensor(value))
+    assert marks == [bool(mark) for mark in expected]
     assert not is_best_epoch(trainer, {})
 
 
-def trainer_of(split, wait, **options):
+def make_bottleneck_trainer(split, data_wait, **options):
     loader = TorchLoader(
         split,
         EpochSampler(len(split), 2, seed=0, train=True),
@@ -125,61 +137,65 @@ def trainer_of(split, wait, **options):
         seed=0,
         **options,
     )
-    speed = Throughput()
-    speed.epoch_data_wait = wait
-    return SimpleNamespace(callbacks=[speed], train_dataloader=loader, is_global_zero=True)
+    throughput = Throughput()
+    throughput.epoch_data_wait = data_wait
+    return SimpleNamespace(callbacks=[throughput], train_dataloader=loader, is_global_zero=True)
 
 
-PIXELS = Split(np.zeros(4, np.int64), pixels=np.zeros((4, 8, 8, 3), np.uint8))
+PIXEL_SPLIT = Split(np.zeros(4, np.int64), pixels=np.zeros((4, 8, 8, 3), np.uint8))
 
 
-def files(held=None, channels=None):
-    store = None if held is None else SimpleNamespace(held=held, channels=channels)
+def make_file_split(num_cached=None, channels=None):
+    """Four files, `num_cached` of them in a cache: decoded if `channels` is set. None is no cache."""
+    store = None if num_cached is None else SimpleNamespace(num_cached=num_cached, channels=channels)
     return Split(np.zeros(4, np.int64), paths=np.array([b"a"] * 4), store=store)
 
 
 @pytest.mark.parametrize(
-    ("split", "options", "said"),
+    ("split", "options", "expected"),
     [
-        (PIXELS, {"workers": 0}, "; try loader.workers=1"),
-        (PIXELS, {"workers": 1}, "times as fast"),
-        (files(), {"workers": 1}, "; try data.cache.mode=auto"),
-        (files(4), {"workers": 1}, "; try loader.workers=3, one for each core"),
-        (files(1), {"workers": 3}, "; try a larger data.cache.budget, or data.cache.resize=256: 25% of the images"),
-        (files(4), {"workers": 3}, "; try data.cache.mode=decoded"),
-        (files(4, 3), {"workers": 3, "kind": "threads"}, "; try loader.kind=processes"),
-        (files(4, 3), {"workers": 3}, "times as fast"),
+        (PIXEL_SPLIT, {"workers": 0}, "; try loader.workers=1"),
+        (PIXEL_SPLIT, {"workers": 1}, "times as fast"),
+        (make_file_split(), {"workers": 1}, "; try data.cache.mode=auto"),
+        (make_file_split(4), {"workers": 1}, "; try loader.workers=3, one per core"),
+        (
+            make_file_split(1),
+            {"workers": 3},
+            "; try a larger data.cache.budget, or data.cache.resize=256: only 25% of the images",
+        ),
+        (make_file_split(4), {"workers": 3}, "; try data.cache.mode=decoded"),
+        (make_file_split(4, 3), {"workers": 3, "kind": "threads"}, "; try loader.kind=processes"),
+        (make_file_split(4, 3), {"workers": 3}, "times as fast"),
     ],
 )
-def test_a_bottleneck_is_told_with_what_to_change(monkeypatch, caplog, split, options, said):
+def test_bottleneck_warns_once_and_suggests_a_setting(monkeypatch, caplog, split, options, expected):
     monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
-    bottleneck, trainer = Bottleneck(), trainer_of(split, 0.6, **options)
-    for _ in range(2):  # said once
+    bottleneck, trainer = Bottleneck(), make_bottleneck_trainer(split, 0.6, **options)
+    for _ in range(2):
         bottleneck.on_train_epoch_end(trainer, None)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("the data is the bottleneck: 60% of the epoch was spent waiting for images")
-    assert "2.5 times as fast" in line
-    assert said in line
-    assert line.endswith("times as fast") or "; try " in said
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("the data is the bottleneck: 60% of the epoch was spent waiting for images")
+    assert "2.5 times as fast" in message
+    assert expected in message
+    assert message.endswith("times as fast") or "; try " in expected
 
 
-@pytest.mark.parametrize(("workers", "said"), [(1, "loader.workers=3, one for each core"), (3, "")])
-def test_a_loader_without_kinds_is_not_told_of_them(monkeypatch, workers, said):
+@pytest.mark.parametrize(("workers", "expected"), [(1, "loader.workers=3, one per core"), (3, "")])
+def test_suggest_change_dali_loader_gets_no_worker_kind(monkeypatch, workers, expected):
     monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
-    assert advice(SimpleNamespace(split=files(4, 3), workers=workers)) == said
+    assert suggest_change(SimpleNamespace(split=make_file_split(4, 3), workers=workers)) == expected
 
 
-@pytest.mark.parametrize("wait", [None, 0.0, 0.1])
-def test_no_bottleneck_is_not_told(caplog, wait):
-    Bottleneck().on_train_epoch_end(trainer_of(files(), wait), None)
+@pytest.mark.parametrize("data_wait", [None, 0.0, 0.1])
+def test_bottleneck_is_silent_below_threshold(caplog, data_wait):
+    Bottleneck().on_train_epoch_end(make_bottleneck_trainer(make_file_split(), data_wait), None)
     assert not caplog.records
 
 
-def lossy(every=10, precision="32-true"):
-    """A trainer as far as `Finite` looks at it."""
+def make_nan_guard_trainer(log_every_n_steps=10, precision="32-true"):
     group = {"lr": 0.05, "initial_lr": 0.1}
     return SimpleNamespace(
-        log_every_n_steps=every,
+        log_every_n_steps=log_every_n_steps,
         is_last_batch=False,
         global_step=7,
         current_epoch=2,
@@ -188,53 +204,55 @@ def lossy(every=10, precision="32-true"):
     )
 
 
-class Watched(torch.Tensor):
-    """A loss that counts how often its value is asked for, which on a GPU is a wait."""
+class CountingTensor(torch.Tensor):
+    """A loss that counts how often its value is read, which makes a GPU wait."""
 
-    asked = 0
+    num_reads = 0
 
     def __bool__(self):
-        Watched.asked += 1
+        CountingTensor.num_reads += 1
         return super().__bool__()
 
 
-def test_a_loss_is_looked_at_where_it_is_logged_and_no_more_often():
-    finite, trainer = NanGuard(), lossy(every=10)
-    Watched.asked = 0
-    loss = torch.zeros(()).as_subclass(Watched)
+def test_nan_guard_reads_the_loss_only_at_logged_steps():
+    guard, trainer = NanGuard(), make_nan_guard_trainer(log_every_n_steps=10)
+    CountingTensor.num_reads = 0
+    loss = torch.zeros(()).as_subclass(CountingTensor)
     for step in range(25):
         trainer.is_last_batch = step == 24
-        finite.on_train_batch_end(trainer, None, {"loss": loss}, None, step)
-    assert Watched.asked == 3
+        guard.on_train_batch_end(trainer, None, {"loss": loss}, None, step)
+    assert CountingTensor.num_reads == 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(value):
-    finite, trainer = NanGuard(), lossy()
-    finite.on_train_batch_end(trainer, None, {"loss": torch.tensor(value)}, None, 3)  # not looked at
+def test_nan_guard_stops_the_run_before_it_is_saved(value):
+    guard, trainer = NanGuard(), make_nan_guard_trainer()
+    guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(value)}, None, 3)  # not a logged step
     with pytest.raises(
-        UserError, match=rf"the loss is {value} at step 7 \(epoch 3\), learning rate 0.05: type"
+        UserError, match=rf"the loss is {value} at step 7 \(epoch 3\), learning rate 0.05; type"
     ) as error:
-        finite.on_save_checkpoint(trainer, None, {})
+        guard.on_save_checkpoint(trainer, None, {})
     assert "optimizer.lr=0.01 or " in str(error.value)
     assert "callbacks.nan_guard=null" in str(error.value)
     assert "bf16" not in str(error.value)
     with pytest.raises(UserError, match=r"or trainer.precision=bf16-mixed"):
-        finite.on_train_batch_end(lossy(precision="16-mixed"), None, {"loss": torch.tensor(value)}, None, 9)
+        guard.on_train_batch_end(
+            make_nan_guard_trainer(precision="16-mixed"), None, {"loss": torch.tensor(value)}, None, 9
+        )
 
 
-def test_a_run_whose_loss_explodes_keeps_its_good_checkpoint(job, tmp_path, monkeypatch):
+def test_nan_loss_leaves_the_last_good_checkpoint(job, tmp_path, monkeypatch):
     from cnnzoo.training.classifier import Classifier
 
-    step = Classifier.training_step
+    training_step = Classifier.training_step
 
-    def explode(self, batch, batch_idx):
-        loss = step(self, batch, batch_idx)
+    def nan_in_second_epoch(self, batch, batch_idx):
+        loss = training_step(self, batch, batch_idx)
         return loss * float("nan") if self.current_epoch == 1 and batch_idx == 1 else loss
 
-    monkeypatch.setattr(Classifier, "training_step", explode)
+    monkeypatch.setattr(Classifier, "training_step", nan_in_second_epoch)
     with pytest.raises(UserError, match=r"the loss is nan at step 4 \(epoch 2\)"):
         job("model=lenet", "trainer.max_epochs=2", "trainer.limit_train_batches=2")
-    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
-    assert saved["cnnzoo"]["epochs"] == 1
-    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["cnnzoo"]["epochs"] == 1
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())

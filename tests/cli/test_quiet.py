@@ -1,10 +1,10 @@
-"""The main ways to train say nothing that a person can do nothing about."""
+"""The common ways to train print no warnings, hints or notices of libraries."""
 
 import re
 
 import pytest
 
-WAYS = {
+RUNS = {
     "default": ("model=lenet",),
     "resnet": ("model=resnet", "model.name=resnet20", "trainer=cpu"),
     "bf16": ("model=lenet", "trainer.precision=bf16-mixed"),
@@ -14,40 +14,43 @@ WAYS = {
     "googlenet": ("model=googlenet", "trainer=cpu", "data.batch_size=4", "test=false"),
     "loggers": ("model=lenet", "logger=csv"),
 }
+NOISE = re.compile(r"warning|deprecat|💡|\btip\b|litlogger|\[W\d|USDT|GLOBAL_RANK", re.IGNORECASE)
 
 
 @pytest.fixture
-def quiet(shell, tmp_path):
-    """`quiet("model=lenet", ...)`: what a short run prints, in which nothing is found that only disturbs."""
+def quiet_output(shell, tmp_path):
+    """`quiet_output("model=lenet", ...)` does a short run, checks that its output has no noise, and returns it."""
 
-    def run(*words):
-        short = [] if "trainer=profile" in words else ["trainer.limit_train_batches=3", "trainer.limit_val_batches=2"]
-        done = shell(*words, *short, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
-        assert done.returncode == 0, done.stdout + done.stderr
-        said = done.stdout + done.stderr
-        assert not re.search(r"warning|deprecat|💡|\btip\b|litlogger|\[W\d|USDT|GLOBAL_RANK", said, re.IGNORECASE)
-        assert done.stderr == ""
-        return done.stdout
+    def run(*arguments):
+        limits = ["trainer.limit_train_batches=3", "trainer.limit_val_batches=2"]
+        if "trainer=profile" in arguments:
+            limits = []
+        process = shell(*arguments, *limits, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert not NOISE.search(process.stdout + process.stderr)
+        assert process.stderr == ""
+        return process.stdout
 
     return run
 
 
 @pytest.mark.parametrize(
-    "way", [way if way == "default" else pytest.param(way, marks=pytest.mark.long) for way in WAYS]
+    "name", [name if name == "default" else pytest.param(name, marks=pytest.mark.long) for name in RUNS]
 )
-def test_nothing_but_the_job_speaks(quiet, way):
-    said = quiet(*WAYS[way])
-    runs = 2 if way == "multirun" else 1  # with several processes, too, each line comes once
-    for start in ("model ", "epoch ", "  1/1 ", "validation "):
-        assert sum(line.startswith(start) for line in said.splitlines()) == runs, start
+def test_run_prints_only_its_own_lines(quiet_output, name):
+    output = quiet_output(*RUNS[name])
+    num_jobs = 2 if name == "multirun" else 1
+    for start in ("model ", "epoch ", "  1/1 ", "validation "):  # each once per job, also with several ranks
+        assert sum(line.startswith(start) for line in output.splitlines()) == num_jobs, start
 
 
 @pytest.mark.long
-def test_dali_is_quiet(quiet, flowers):
+def test_dali_run_is_quiet(quiet_output, flowers):
     pytest.importorskip("nvidia.dali")
-    quiet("model=lenet", "data=folder", f"data.root={flowers}", "data.batch_size=8", "loader=dali", "trainer=cpu")
+    data = ("data=folder", f"data.root={flowers}", "data.batch_size=8")
+    quiet_output("model=lenet", *data, "loader=dali", "trainer=cpu")
 
 
 @pytest.mark.zoo
-def test_compiling_is_quiet(quiet):
-    quiet("model=lenet", "compile=true", "trainer=cpu")
+def test_compiled_run_is_quiet(quiet_output):
+    quiet_output("model=lenet", "compile=true", "trainer=cpu")

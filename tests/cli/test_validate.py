@@ -1,4 +1,4 @@
-"""The command line ahead of Hydra: what is refused, in which words, and what reaches Hydra unharmed."""
+"""The checks of the command line before Hydra runs, and the quoting of paths."""
 
 import os
 import re
@@ -17,13 +17,13 @@ def prepare(*argv):
 
 
 def compose(*argv):
-    words, _ = prepare(*argv)
+    argv, _ = prepare(*argv)
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        return hydra.compose("train", overrides=words)
+        return hydra.compose("train", overrides=argv)
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["model=resnt"], "unknown model 'resnt': did you mean resnet"),
         (["model=resnet50"], "model.name= one of its networks"),
@@ -34,29 +34,29 @@ def compose(*argv):
         (["trainer.max_epoch=3"], "unknown key 'trainer.max_epoch': did you mean trainer.max_epochs"),
         (["data.batchsize=3"], "unknown key 'data.batchsize': did you mean data.batch_size?"),
         (["augment.flp=1"], "unknown key 'augment.flp': did you mean augment.flip?"),
-        (["+foo=1"], "+foo: nothing reads it"),
-        (["+modle.name=x"], "+modle.name: nothing reads it"),
+        (["+foo=1"], "+foo: nothing reads this key"),
+        (["+modle.name=x"], "+modle.name: nothing reads this key"),
         (["~optimizer.momentun"], "unknown key 'optimizer.momentun': did you mean optimizer.momentum"),
         (["resnet"], "'resnet' is not of the form key=value: did you mean model=resnet?"),
-        (["optimizer.lr=["], "cannot read 'optimizer.lr=['"),
-        (["model=lenet,resnet"], "model=lenet,resnet: several values need a multirun: add -m"),
+        (["optimizer.lr=["], "'optimizer.lr=[' cannot be parsed: "),
+        (["model=lenet,resnet"], "model=lenet,resnet: several values need a multirun; add -m"),
         (["optimizer.lr=0.1,0.2"], "several values need a multirun"),
         (
             ["-m", "model=lenet,resnet", "optimizer.lrr=0.1,0.2"],
             "unknown key 'optimizer.lrr': did you mean optimizer.lr",
         ),
-        (["-m", "model=nosuch,nope"], "none of these can run"),
+        (["-m", "model=nosuch,nope"], "model=nosuch,nope: none of these values exists"),
     ],
 )
-def test_bad_words_are_one_line_with_the_nearest_name(argv, says):
-    with pytest.raises(UserError, match=re.escape(says)) as error:
+def test_bad_override_is_one_line_with_similar_names(argv, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         prepare(*argv)
     assert "\n" not in str(error.value)
 
 
-def test_a_sweep_goes_on_without_the_choices_that_do_not_exist(capsys):
-    words, dropped = prepare("-m", "model=lenet,nosuch,resnet", "optimizer.lr=0.1,0.2")
-    assert words[:3] == ["-m", "model=lenet,resnet", "optimizer.lr=0.1,0.2"]
+def test_sweep_drops_choices_that_do_not_exist(capsys):
+    argv, dropped = prepare("-m", "model=lenet,nosuch,resnet", "optimizer.lr=0.1,0.2")
+    assert argv[:3] == ["-m", "model=lenet,resnet", "optimizer.lr=0.1,0.2"]
     assert len(dropped) == 1
     assert "unknown model 'nosuch'" in capsys.readouterr().err
 
@@ -78,43 +78,43 @@ def test_a_sweep_goes_on_without_the_choices_that_do_not_exist(capsys):
         "rel/#1: x",
     ],
 )
-def test_a_path_arrives_as_it_was_typed(path):
+def test_path_is_taken_literally(path):
     assert compose("data=folder", f"data.root={path}").data.root == path
     assert compose(f"run_dir={path}").run_dir == path
 
 
-def test_home_is_expanded():
+def test_path_home_is_expanded():
     assert compose("data=folder", "data.root=~/flowers, red").data.root == os.path.expanduser("~/flowers, red")
 
 
-def test_a_path_already_in_quotes_is_left_alone():
+def test_quoted_path_is_unchanged():
     assert compose("data=folder", "data.root='/a b,c'").data.root == "/a b,c"
     assert compose("data=folder", "data.root=null").data.root is None
 
 
-def test_a_path_with_a_comma_is_no_sweep():
-    words, _ = prepare("-m", "model=lenet,resnet", "data=folder", "data.root=/a,b")
-    assert words[3] == "data.root='/a,b'"
+def test_path_with_comma_is_no_sweep():
+    argv, _ = prepare("-m", "model=lenet,resnet", "data=folder", "data.root=/a,b")
+    assert argv[3] == "data.root='/a,b'"
 
 
-def test_a_run_directory_in_use_is_refused(tmp_path):
+def test_run_dir_in_use_raises(tmp_path):
     prepare(f"run_dir={tmp_path}")
     (tmp_path / "checkpoints").mkdir()
     prepare(f"run_dir={tmp_path}")
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(UserError, match="already holds a run that did not finish"):
+    with pytest.raises(UserError, match="already holds an unfinished run; type resume="):
         prepare(f"run_dir={tmp_path}")
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(UserError, match="already holds a finished run: name another run_dir"):
+    with pytest.raises(UserError, match="already holds a finished run; choose another run_dir"):
         prepare(f"run_dir={tmp_path}")
     with pytest.raises(UserError, match="is a file, not a directory"):
         prepare(f"run_dir={tmp_path / 'metrics.json'}")
 
 
-def test_help_is_a_page_of_words_with_every_choice(capsys):
-    with pytest.raises(SystemExit) as stop:
+def test_help_lists_every_choice(capsys):
+    with pytest.raises(SystemExit) as exit_:
         prepare("--help")
-    assert stop.value.code == 0
+    assert exit_.value.code == 0
     page = capsys.readouterr().out
     assert page.startswith("Train a network on images")
     assert max(map(len, page.splitlines())) <= 120
@@ -124,7 +124,7 @@ def test_help_is_a_page_of_words_with_every_choice(capsys):
             assert choice in page
 
 
-def test_every_key_in_the_help_exists():
+def test_help_names_only_existing_keys():
     cfg = compose()
     for key in re.findall(r"[\w.]+(?==)", train.__doc__):
         if key not in (*cli.groups(), "HYDRA_FULL_ERROR", "group", "key"):
@@ -132,15 +132,17 @@ def test_every_key_in_the_help_exists():
 
 
 @pytest.mark.parametrize("group", [g for g in cli.groups() if g not in ("hydra",)])
-def test_every_choice_composes_and_says_what_it_is(group):
+def test_every_choice_composes_and_has_a_comment(group):
     for choice in cli.choices(group):
         text = (cli.CONF / group / f"{choice}.yaml").read_text()
-        assert text.replace("# @package _global_\n", "").startswith("# "), f"{group}/{choice}: what is it?"
+        assert text.replace("# @package _global_\n", "").startswith("# "), (
+            f"{group}/{choice}: no comment says what it is"
+        )
         if group != "sweep":
             compose(f"{group}={choice}")
 
 
-def test_the_trainer_config_lists_every_argument_of_lightning():
+def test_trainer_config_lists_all_arguments_of_lightning():
     import inspect
 
     from pytorch_lightning import Trainer

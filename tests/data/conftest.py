@@ -1,4 +1,4 @@
-"""Folders of images, made on the spot, and loaders of them."""
+"""Fixtures: folders of generated images, and loaders."""
 
 from pathlib import Path
 
@@ -7,19 +7,19 @@ import pytest
 from cnnzoo.data.datasets.folder import ImageFolder
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.transforms.augment import Augment
-from tests.helpers.images import save
-from tests.helpers.loaders import LOADERS, loader_threads, wait_for_end
+from tests.helpers.images import save_image
+from tests.helpers.loaders import LOADERS, join_workers, loader_threads
 
 
 @pytest.fixture
 def tree(tmp_path: Path):
-    """A function: given {"train/cat": 3} it makes three PNG files in tmp_path/train/cat, and returns tmp_path."""
+    """A function: `tree({"train/cat": 3})` saves three PNG files in tmp_path/train/cat and returns tmp_path."""
 
     def make(folders: dict[str, int], height: int = 20, width: int = 24) -> Path:
         for folder, count in folders.items():
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                save(tmp_path / folder / f"{number:03d}.png", height, width)
+                save_image(tmp_path / folder / f"{number:03d}.png", height, width)
         return tmp_path
 
     return make
@@ -27,19 +27,19 @@ def tree(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty images of five sizes, JPEGs but for some, as a split of files."""
+    """A split of twenty image files, JPEGs and some PNGs, of five sizes."""
     root = tmp_path_factory.mktemp("images")
     for number in range(20):
         name = f"{number}.{'jpg' if number % 3 else 'png'}"
-        save(root / "train" / "ab"[number % 2] / name, 18 + 4 * (number % 5), 22)
-        save(root / "val" / "ab"[number % 2] / f"{number}.png")
+        save_image(root / "train" / "ab"[number % 2] / name, 18 + 4 * (number % 5), 22)
+        save_image(root / "val" / "ab"[number % 2] / f"{number}.png")
     return ImageFolder(str(root)).split("train")
 
 
 @pytest.fixture
-def loader_of():
-    """A function that makes a loader; the loaders' workers end with the test."""
-    made = []
+def make_loader():
+    """A function that makes a loader of a split. All loaders are closed after the test."""
+    loaders = []
 
     def make(
         split,
@@ -52,12 +52,13 @@ def loader_of():
         image_size=16,
         channels=3,
         augment=None,
-        ranks=(0, 1),
+        rank=0,
+        world_size=1,
         **options,
     ):
-        sampler = EpochSampler(len(split), batch_size, seed=seed, train=train, rank=ranks[0], world_size=ranks[1])
+        sampler = EpochSampler(len(split), batch_size, seed=seed, train=train, rank=rank, world_size=world_size)
         augment = augment or Augment(crop=crop, flip=0.5, eval_resize=1.0)
-        made.append(
+        loaders.append(
             LOADERS[loader](
                 split,
                 sampler,
@@ -69,9 +70,9 @@ def loader_of():
                 **options,
             )
         )
-        return made[-1]
+        return loaders[-1]
 
     yield make
-    for loader in made:
+    for loader in loaders:
         loader.close()
-    wait_for_end(loader_threads())
+    join_workers(loader_threads())

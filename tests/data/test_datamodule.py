@@ -1,4 +1,4 @@
-"""The data module, by itself and under a Lightning trainer."""
+"""The data module, with and without a Lightning trainer."""
 
 import multiprocessing
 from functools import partial
@@ -13,22 +13,22 @@ from cnnzoo.data.datasets.folder import ImageFolder
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
-from tests.helpers.loaders import DALI, LOADERS, NO_WORKERS, params
+from tests.helpers.loaders import DALI, LOADERS, NO_WORKERS, loader_params
 
 
 class Net(pl.LightningModule):
-    """One layer, which writes down what it is given: (stage, epoch, sum of the images, labels)."""
+    """One layer. It records each batch as (stage, epoch, sum of the images, labels)."""
 
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.LazyLinear(10)
-        self.seen = []
+        self.batches = []
 
     def step(self, stage, batch):
         images, labels = batch
         assert images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
-        self.seen.append((stage, self.current_epoch, float(images.double().sum()), labels.tolist()))
+        self.batches.append((stage, self.current_epoch, float(images.double().sum()), labels.tolist()))
         return torch.nn.functional.cross_entropy(self.layer(images.flatten(1)), labels)
 
     def training_step(self, batch, _):
@@ -43,63 +43,60 @@ class Net(pl.LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
-    def of(self, stage, epoch=None):
-        return [seen for seen in self.seen if seen[0] == stage and epoch in (None, seen[1])]
+    def batches_of(self, stage, epoch=None):
+        return [batch for batch in self.batches if batch[0] == stage and epoch in (None, batch[1])]
 
 
-@pytest.fixture(params=params([NO_WORKERS, DALI]))
-def crew(request):
-    return {**request.param}
+@pytest.fixture(params=loader_params([NO_WORKERS, DALI]))
+def loader(request):
+    """A loader class with its options, as the configuration passes it."""
+    options = dict(request.param)
+    return partial(LOADERS[options.pop("loader", "torch")], **options)
 
 
-def made_by(crew):
-    """The loader of a crew, as the configuration hands it over."""
-    return partial(LOADERS[crew.pop("loader", "torch")], **crew)
-
-
-def fitted(data, **options):
+def fit(data, **options):
     net = Net()
-    quiet = {
+    no_output = {
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,
     }
-    trainer = pl.Trainer(accelerator="cpu", devices=1, **quiet, **options)
+    trainer = pl.Trainer(accelerator="cpu", devices=1, **no_output, **options)
     trainer.fit(net, data)
     return net, trainer
 
 
-def small(**options):
+def synthetic_data(**options):
     return DataModule(partial(Synthetic, images=100, image_size=8), batch_size=10, **options)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:You requested to overfit", "ignore:.*Lazy modules")
 
 
-def test_loaders_know_where_their_batches_are_used(tree):
-    """On the CPU their workers and training take turns; what becomes of batches without a trainer is not known."""
+def test_loader_gets_the_trainers_device(tree):
+    """Training on the CPU alternates with the workers. Without a trainer the device is unknown."""
     root = tree({"train/a": 8, "train/b": 8, "val/a": 2, "val/b": 2})
     data = DataModule(ImageFolder, root=str(root), loader=partial(TorchLoader, workers=2), batch_size=2, image_size=8)
     list(data.train_dataloader())
     assert not data.train_dataloader()._pool.alternate
     data.teardown("fit")
-    net, _ = fitted(data, max_epochs=1)
-    assert len(net.of("train")) == 8
+    net, _ = fit(data, max_epochs=1)
+    assert len(net.batches_of("train")) == 8
     list(data.train_dataloader())
     assert data.train_dataloader()._pool.alternate
     data.teardown("fit")
 
 
-def test_its_facts_cost_nothing():
+def test_properties_do_not_read_the_images():
     data = DataModule(Digits)
     assert (data.name, data.num_classes, data.classes[3]) == ("digits", 10, "3")
     assert (data.proposed_image_size, data.proposed_channels) == (16, 1)
-    assert (data.image_size, data.channels, data.input_resolved) == (None, None, False)
-    assert "_everything" not in vars(data.source)
+    assert (data.requested_image_size, data.requested_channels, data.input_resolved) == (None, None, False)
+    assert "_arrays" not in vars(data.source)
 
 
-def test_it_works_without_a_trainer():
+def test_loaders_without_a_trainer():
     data = DataModule(Digits)
     data.setup()
     images, _ = next(iter(data.train_dataloader()))
@@ -109,24 +106,24 @@ def test_it_works_without_a_trainer():
     assert sum(len(labels) for _, labels in data.test_dataloader()) == 360
 
 
-def test_what_reaches_the_net_is_normalized():
+def test_batches_are_normalized_after_transfer():
     data = DataModule(Digits, image_size=8, batch_size=1293)
     data.setup()
     images, labels = next(iter(data.train_dataloader()))
-    normal, same = data.on_after_batch_transfer((images, labels), 0)
-    assert same is labels
-    assert normal.mean().item() == pytest.approx(0, abs=1e-3)
-    assert normal.std().item() == pytest.approx(1, abs=1e-3)
+    normalized, same_labels = data.on_after_batch_transfer((images, labels), 0)
+    assert same_labels is labels
+    assert normalized.mean().item() == pytest.approx(0, abs=1e-3)
+    assert normalized.std().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_what_was_typed_goes_before_what_is_proposed():
-    data = small(image_size=12, channels=1)
+def test_requested_input_overrides_the_proposal():
+    data = synthetic_data(image_size=12, channels=1)
     data.setup()
     assert next(iter(data.val_dataloader()))[0].shape[1:] == (1, 12, 12)
 
 
-def test_settle_decides():
-    data = small(image_size=12)
+def test_set_input_overrides_the_request():
+    data = synthetic_data(image_size=12)
     data.set_input(image_size=14, channels=1)
     data.setup("fit")
     assert next(iter(data.train_dataloader()))[0].shape[1:] == (1, 14, 14)
@@ -135,9 +132,8 @@ def test_settle_decides():
     assert (data.resolved_image_size, data.resolved_channels) == (9, 3)
 
 
-def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
-    folder_like = partial(Synthetic, images=100)
-    data = DataModule(folder_like)
+def test_mean_and_std_channels_and_precedence():
+    data = DataModule(partial(Synthetic, images=100))
     data.source.mean = (0.1, 0.2, 0.6)
     data.set_input(image_size=8, channels=1)
     assert data.resolved_mean == pytest.approx([0.3])
@@ -148,16 +144,16 @@ def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
     data.set_input(image_size=16, channels=1)
     assert (data.resolved_mean, data.resolved_std) == ((0.5,), (0.25,))
     data.set_input(image_size=16, channels=1, mean=[0.4], std=[0.3])
-    assert (data.resolved_mean, data.resolved_std) == ((0.5,), (0.25,))  # what was typed goes first
+    assert (data.resolved_mean, data.resolved_std) == ((0.5,), (0.25,))  # those of `augment` take precedence
     data = DataModule(Digits)
     data.set_input(image_size=16, channels=1, mean=[0.4], std=[0.3])
     assert (data.resolved_mean, data.resolved_std) == ((0.4,), (0.3,))
-    with pytest.raises(UserError, match=r"augment.std=.*2 numbers for 3 channel"):
+    with pytest.raises(UserError, match=r"augment.std=.*2 numbers, expected 1 or 3"):
         data.set_input(image_size=16, channels=3, std=[0.3, 0.4])
 
 
 @pytest.mark.parametrize(
-    ("augment", "weights", "found"),
+    ("augment", "weights_eval_resize", "expected"),
     [
         (Augment(), None, 1.0),
         (Augment(crop="random_resized"), None, 256 / 224),
@@ -165,15 +161,15 @@ def test_mean_and_std_follow_the_channels_and_the_nearest_wish():
         (Augment(eval_resize=1.5), 232 / 224, 1.5),
     ],
 )
-def test_how_much_is_cut_off_in_evaluation(augment, weights, found):
+def test_eval_resize_precedence(augment, weights_eval_resize, expected):
     data = DataModule(Digits, augment=augment)
-    data.set_input(image_size=16, channels=1, eval_resize=weights)
-    assert data.preprocess["eval_resize"] == found
+    data.set_input(image_size=16, channels=1, eval_resize=weights_eval_resize)
+    assert data.preprocess["eval_resize"] == expected
     data.set_input(image_size=16, channels=1)
-    assert data.preprocess["eval_resize"] == (found if augment.eval_resize else augment.effective_eval_resize)
+    assert data.preprocess["eval_resize"] == (expected if augment.eval_resize else augment.effective_eval_resize)
 
 
-def test_preprocess_is_plain_and_does_what_evaluation_does():
+def test_preprocess_equals_evaluation():
     data = DataModule(Digits, augment=Augment(crop="padded", eval_resize=1.25))
     data.setup()
     values = data.preprocess
@@ -183,71 +179,69 @@ def test_preprocess_is_plain_and_does_what_evaluation_does():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size=0: it must be a whole number, at least 1"),
+        ({"batch_size": 0}, "data.batch_size=0: expected a whole number >= 1"),
         ({"batch_size": 1.5}, "data.batch_size=1.5"),
         ({"image_size": 0}, "data.image_size=0"),
         ({"image_size": "big"}, "data.image_size=big"),
-        ({"channels": 2}, "data.channels=2: it can be 1 .* or 3"),
+        ({"channels": 2}, "data.channels=2: expected 1 or 3"),
         ({"split_seed": -1}, "data.split_seed=-1"),
         ({"root": "/x"}, "data.root=/x: .*takes no root"),
     ],
 )
-def test_values_that_cannot_be(options, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_option_is_an_error(options, message):
+    with pytest.raises(UserError, match=message):
         DataModule(Digits, **options)
 
 
-def test_a_batch_larger_than_the_data():
+def test_batch_size_above_data_size_is_an_error():
     data = DataModule(partial(Synthetic, images=100), batch_size=128)
     data.setup()
     with pytest.raises(UserError, match=r"batch_size=128: more than the 70 training images; type data.batch_size=70"):
         data.train_dataloader()
 
 
-def test_where_nothing_is_tested(tree):
+def test_no_test_split_gives_no_test_loader(tree):
     data = DataModule(ImageFolder, root=str(tree({"train/a": 3, "train/b": 3, "val/a": 2})), batch_size=2)
     data.setup()
     assert not data.has_test
     assert data.test_dataloader() == []
-    assert small().has_test
+    assert synthetic_data().has_test
 
 
-def test_training_sees_every_epoch_whole_and_in_another_order(crew):
-    loader = made_by(crew)
-    net, trainer = fitted(small(loader=loader), max_epochs=3, num_sanity_val_steps=2)
-    orders = [[labels for *_, labels in net.of("train", epoch)] for epoch in range(3)]
-    assert [len(sampler) for sampler in orders] == [7, 7, 7]
+def test_training_epochs_are_complete_and_shuffled(loader):
+    net, trainer = fit(synthetic_data(loader=loader), max_epochs=3, num_sanity_val_steps=2)
+    orders = [[labels for *_, labels in net.batches_of("train", epoch)] for epoch in range(3)]
+    assert [len(order) for order in orders] == [7, 7, 7]
     assert orders[0] != orders[1] != orders[2] != orders[0]
-    assert len(net.of("val")) == 1 + 3  # val is 10 images, one batch: once for the sanity check
-    trainer.test(net, small(loader=loader), verbose=False)
-    assert sum(len(labels) for *_, labels in net.of("test")) == 20
+    assert len(net.batches_of("val")) == 1 + 3  # val is 10 images, one batch; the first is the sanity check
+    trainer.test(net, synthetic_data(loader=loader), verbose=False)
+    assert sum(len(labels) for *_, labels in net.batches_of("test")) == 20
 
 
 class Position(pl.Callback):
-    """What the data module says of its position before each batch."""
+    """Records the position in the data module's state before each batch."""
 
     def __init__(self):
-        self.found = []
+        self.positions = []
 
     def on_train_batch_start(self, trainer, *_):
-        self.found.append(trainer.datamodule.state_dict()["batch"])
+        self.positions.append(trainer.datamodule.state_dict()["batch"])
 
 
-def test_training_goes_on_in_the_middle_of_an_epoch(crew):
-    loader = made_by(crew)
+def test_resume_within_an_epoch(loader):
     position = Position()
-    whole, _ = fitted(small(loader=loader), max_epochs=2, callbacks=[position])
-    assert position.found == 2 * [0, 1, 2, 3, 4, 5, 6]
-    data = small(loader=loader)
-    data.load_state_dict({**small(loader=loader).state_dict(), "batch": 4})
-    rest, _ = fitted(data, max_epochs=1, limit_train_batches=3, num_sanity_val_steps=0)
-    assert rest.of("train", 0) == whole.of("train", 0)[4:]
+    full, _ = fit(synthetic_data(loader=loader), max_epochs=2, callbacks=[position])
+    assert position.positions == 2 * [0, 1, 2, 3, 4, 5, 6]
+    data = synthetic_data(loader=loader)
+    data.load_state_dict({**synthetic_data(loader=loader).state_dict(), "batch": 4})
+    resumed, _ = fit(data, max_epochs=1, limit_train_batches=3, num_sanity_val_steps=0)
+    assert resumed.batches_of("train", 0) == full.batches_of("train", 0)[4:]
 
 
-def test_it_goes_on_with_the_same_data_alone():
-    state = small().state_dict()
+def test_resume_with_other_data_is_an_error():
+    state = synthetic_data().state_dict()
     assert state == {
         "batch": 0,
         "classes": [f"class{n}" for n in range(10)],
@@ -255,68 +249,66 @@ def test_it_goes_on_with_the_same_data_alone():
         "images per step": 10,
     }
     with pytest.raises(
-        UserError, match=r"^data\.batch_size=5: 5 images per step .* had 10.* type data\.batch_size=10$"
+        UserError, match=r"^data\.batch_size=5: 5 images per step .* expected 10.* type data\.batch_size=10$"
     ):
         DataModule(partial(Synthetic, images=100, image_size=8), batch_size=5).load_state_dict(state)
-    with pytest.raises(UserError, match=r"has changed since .*: training images were 70, are 144$"):
+    with pytest.raises(UserError, match=r"has changed since .*: training images were 70, are now 144$"):
         DataModule(partial(Synthetic, images=200, image_size=8), batch_size=10).load_state_dict(state)
 
 
-def test_limited_batches_leave_nothing_behind(crew):
-    loader = made_by(crew)
-    whole, _ = fitted(small(loader=loader), max_epochs=2)
-    limited, _ = fitted(small(loader=loader), max_epochs=2, limit_train_batches=3)
+def test_limit_train_batches_does_not_change_the_order(loader):
+    full, _ = fit(synthetic_data(loader=loader), max_epochs=2)
+    limited, _ = fit(synthetic_data(loader=loader), max_epochs=2, limit_train_batches=3)
     for epoch in range(2):
-        assert len(limited.of("train", epoch)) == 3
-        assert limited.of("train", epoch) == whole.of("train", epoch)[:3]
+        assert len(limited.batches_of("train", epoch)) == 3
+        assert limited.batches_of("train", epoch) == full.batches_of("train", epoch)[:3]
 
 
-def test_validating_within_an_epoch_disturbs_nothing(crew, tree):
-    """Train and val, both of files, at once; and a val that is cut short."""
+def test_validation_within_an_epoch_changes_nothing(loader, tree):
+    """Train and val both read files, and `limit_val_batches` stops val early."""
     root = str(tree({"train/a": 9, "train/b": 9, "val/a": 4, "val/b": 4}))
-    whole, often = (
-        fitted(
-            DataModule(ImageFolder, root=root, batch_size=2, image_size=8, loader=made_by(dict(crew))),
+    full, interleaved = (
+        fit(
+            DataModule(ImageFolder, root=root, batch_size=2, image_size=8, loader=loader),
             max_epochs=2,
             **options,
         )[0]
         for options in ({}, {"val_check_interval": 4, "limit_val_batches": 3})
     )
-    assert often.of("train") == whole.of("train")
-    assert len(whole.of("train")) == 2 * 9
-    once = [seen[2:] for seen in whole.of("val", 1)]
-    assert len(once) == 4
-    assert [seen[2:] for seen in often.of("val")] == once[:2] + 4 * once[:3]  # the sanity check is of two
+    assert interleaved.batches_of("train") == full.batches_of("train")
+    assert len(full.batches_of("train")) == 2 * 9
+    one_pass = [batch[2:] for batch in full.batches_of("val", 1)]
+    assert len(one_pass) == 4
+    val = [batch[2:] for batch in interleaved.batches_of("val")]
+    assert val == one_pass[:2] + 4 * one_pass[:3]  # the sanity check has two batches
 
 
-def test_fast_dev_run(crew):
-    net, _ = fitted(small(loader=made_by(crew)), fast_dev_run=True)
-    assert [stage for stage, *_ in net.seen] == ["train", "val"]
+def test_fast_dev_run(loader):
+    net, _ = fit(synthetic_data(loader=loader), fast_dev_run=True)
+    assert [stage for stage, *_ in net.batches] == ["train", "val"]
 
 
-def test_overfitting_has_the_same_images_each_epoch(crew):
-    net, _ = fitted(
-        small(augment=Augment(crop="padded", flip=0.5), loader=made_by(crew)), max_epochs=2, overfit_batches=2
+def test_overfit_batches_repeat_the_same_images(loader):
+    net, _ = fit(
+        synthetic_data(augment=Augment(crop="padded", flip=0.5), loader=loader), max_epochs=2, overfit_batches=2
     )
-    assert [seen[2:] for seen in net.of("train", 0)] == [seen[2:] for seen in net.of("train", 1)]
-    assert len(net.of("train", 0)) == 2
+    assert [batch[2:] for batch in net.batches_of("train", 0)] == [batch[2:] for batch in net.batches_of("train", 1)]
+    assert len(net.batches_of("train", 0)) == 2
 
 
-def test_files_under_a_trainer_with_workers(tree):
+def test_files_with_workers_under_a_trainer(tree):
     root = str(tree({"a": 15, "b": 15}))
     runs = []
     for workers in (0, 2):
         data = DataModule(
             ImageFolder, root=root, batch_size=4, image_size=8, loader=partial(TorchLoader, workers=workers)
         )
-        runs.append(fitted(data, max_epochs=2, num_sanity_val_steps=0)[0].seen)
-        assert not multiprocessing.active_children()  # teardown has ended them
+        runs.append(fit(data, max_epochs=2, num_sanity_val_steps=0)[0].batches)
+        assert not multiprocessing.active_children()  # teardown has stopped them
     assert runs[0] == runs[1]
 
 
-def test_the_ranks_of_a_trainer_share_the_work(crew):
-    loader = made_by(crew)
-
+def test_ranks_of_a_trainer_share_the_images(loader):
     class Trainer:
         world_size, overfit_batches = 3, 0
 
@@ -328,10 +320,10 @@ def test_the_ranks_of_a_trainer_share_the_work(crew):
 
     train, val = [], []
     for rank in range(3):
-        data = small(loader=loader)
+        data = synthetic_data(loader=loader)
         data.trainer = Trainer(rank)
         data.setup()
         train.append(len(list(data.train_dataloader())))
         val += [label for _, labels in data.val_dataloader() for label in labels.tolist()]
     assert train == [2, 2, 2]
-    assert sorted(val) == sorted(small().split("val").labels.tolist())
+    assert sorted(val) == sorted(synthetic_data().split("val").labels.tolist())

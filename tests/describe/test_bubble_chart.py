@@ -1,4 +1,4 @@
-"""The picture of the zoo: written, complete, legible."""
+"""The bubble chart of the zoo: the file, the names and their positions."""
 
 import sys
 from itertools import combinations
@@ -12,54 +12,53 @@ from cnnzoo.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def zoo():
-    """The rows that the job draws."""
+def rows():
     return zoo_rows()
 
 
-def test_the_picture_is_written(zoo, tmp_path):
+def test_save_chart_writes_png(rows, tmp_path):
     path = tmp_path / "zoo.png"
-    bubble_chart.save_chart(path, zoo)
+    bubble_chart.save_chart(path, rows)
     image = Image.open(path).convert("RGB")
     assert image.size == (1950, 1350)
     assert len(image.getcolors(maxcolors=image.width * image.height)) > 100
 
 
-def test_the_picture_names_every_network_and_no_name_hides_another(zoo):
-    figure = bubble_chart.build_figure(zoo)
+def test_build_figure_labels_do_not_overlap(rows):
+    figure = bubble_chart.build_figure(rows)
     (axes,) = figure.axes
     texts = [text for text in axes.texts if text.get_text()]
-    known = [row["name"] for row in zoo if row["measured_on"].startswith("ImageNet")]
-    assert sorted(text.get_text() for text in texts) == sorted(known)
-    assert "resnet50" in known
-    assert "resnet20" not in known
+    expected = [row["name"] for row in rows if row["measured_on"].startswith("ImageNet")]
+    assert sorted(text.get_text() for text in texts) == sorted(expected)
+    assert "resnet50" in expected
+    assert "resnet20" not in expected
     frame = axes.get_window_extent()
     boxes = {text.get_text(): text.get_window_extent() for text in texts}
-    for (one, box), (other, another) in combinations(boxes.items(), 2):
-        assert not box.overlaps(another), (one, other)
+    for (name1, box1), (name2, box2) in combinations(boxes.items(), 2):
+        assert not box1.overlaps(box2), (name1, name2)
     for name, box in boxes.items():
         assert frame.x0 <= box.x0 < box.x1 <= frame.x1, name
         assert frame.y0 <= box.y0 < box.y1 <= frame.y1, name
 
 
-def test_a_picture_without_matplotlib(zoo, monkeypatch, tmp_path):
+def test_save_chart_without_matplotlib_is_an_error(rows, monkeypatch, tmp_path):
     for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"zoo\.png needs matplotlib: pip install matplotlib"):
-        bubble_chart.save_chart(tmp_path / "zoo.png", zoo)
+        bubble_chart.save_chart(tmp_path / "zoo.png", rows)
 
 
 @pytest.mark.filterwarnings("error")
-def test_labels_stay_where_they_are_in_a_picture_of_other_pixels(zoo, tmp_path):
-    figure = bubble_chart.build_figure(zoo)
-    places = []
+def test_labels_do_not_move_with_another_dpi(rows, tmp_path):
+    figure = bubble_chart.build_figure(rows)
+    positions = []
     for dpi in (150, 72):
         figure.set_dpi(dpi)
         figure.draw_without_rendering()
         (axes,) = figure.axes
         (text,) = [text for text in axes.texts if text.get_text() == "resnet50"]
         box, frame = text.get_window_extent(), axes.get_window_extent()
-        places.append([(box.x0 - frame.x0) / frame.width, (box.y0 - frame.y0) / frame.height])
-    assert places[0] == pytest.approx(places[1], abs=0.002)
-    bubble_chart.save_chart(tmp_path / "zoo.pdf", zoo)
+        positions.append([(box.x0 - frame.x0) / frame.width, (box.y0 - frame.y0) / frame.height])
+    assert positions[0] == pytest.approx(positions[1], abs=0.002)
+    bubble_chart.save_chart(tmp_path / "zoo.pdf", rows)

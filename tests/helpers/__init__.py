@@ -1,6 +1,6 @@
-"""What several test files share."""
+"""Helpers that several test files import."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-"""The checkout."""
+"""The root of the checkout."""

@@ -1,4 +1,4 @@
-"""A callback that kills its own process, for the tests of what is left of a run."""
+"""A callback that sends a signal to its own process, for tests of interrupted runs."""
 
 import os
 import signal
@@ -10,31 +10,30 @@ from cnnzoo.callbacks import checkpoint
 
 
 class Killer(Callback):
-    """Sends a signal at a hook's nth call, as the environment variable KILL says: `SIGKILL on_train_batch_end 27`.
+    """Sends a signal at the nth call of a hook, given by the environment variable KILL.
 
-    Of several ranks, the first does. The hook `writing` is that of a checkpoint: half of its bytes are there, under its
-    temporary name.
+    `KILL="SIGKILL on_train_batch_end 27"` names the signal, the hook and n. With several ranks, only rank 0 sends it.
+    The hook `writing` is the writing of a checkpoint: the signal comes when half of the temporary file is written.
     """
 
     def __init__(self) -> None:
-        name, hook, at = os.environ.get("KILL", "SIGKILL none 0").split()
-        self.left, self.number = int(at), getattr(signal, name)
+        signal_name, hook, count = os.environ.get("KILL", "SIGKILL none 0").split()
+        self.calls_left, self.number = int(count), getattr(signal, signal_name)
         if hook == "writing":
-            whole = checkpoint.torch.save
+            save = checkpoint.torch.save
 
-            def torn(saved: Any, file: Any) -> None:
-                whole(saved, file)
-                if self.left == 1:
+            def save_and_truncate(state: Any, file: Any) -> None:
+                save(state, file)
+                if self.calls_left == 1:
                     file.truncate(file.tell() // 2)
                     file.flush()
-                self._call()
+                self._count_call()
 
-            if "KILL" in os.environ:
-                checkpoint.torch.save = torn
+            checkpoint.torch.save = save_and_truncate
         elif hook != "none":
-            setattr(self, hook, self._call)
+            setattr(self, hook, self._count_call)
 
-    def _call(self, *args: Any) -> None:
-        self.left -= 1
-        if self.left == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
+    def _count_call(self, *args: Any) -> None:
+        self.calls_left -= 1
+        if self.calls_left == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
             os.kill(os.getpid(), self.number)

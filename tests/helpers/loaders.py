@@ -1,4 +1,4 @@
-"""Who makes a loader's batches, and what the tests of it do with them."""
+"""Options of loaders to test, and helpers that run and compare loaders."""
 
 import multiprocessing
 import os
@@ -27,20 +27,21 @@ WORKER_POOLS = [
 DALI = {"loader": "dali", "workers": 2}
 
 
-def params(crews):
+def loader_params(options_list):
+    """Pytest parameters for a list of loader options; those for DALI are skipped if it is not installed."""
     return [
-        pytest.param(crew, id="-".join(map(str, crew.values())), marks=needs_dali if "loader" in crew else ())
-        for crew in crews
+        pytest.param(options, id="-".join(map(str, options.values())), marks=needs_dali if "loader" in options else ())
+        for options in options_list
     ]
 
 
-each_pool = pytest.mark.parametrize("crew", params([NO_WORKERS, *WORKER_POOLS, DALI]))
-each_loader = pytest.mark.parametrize("crew", params([NO_WORKERS, DALI]))
+parametrize_pools = pytest.mark.parametrize("loader_options", loader_params([NO_WORKERS, *WORKER_POOLS, DALI]))
+parametrize_loaders = pytest.mark.parametrize("loader_options", loader_params([NO_WORKERS, DALI]))
 
 
-def reference_loader(crew):
-    """The least that makes the same bytes as `crew`."""
-    return {**DALI, "workers": 1} if "loader" in crew else NO_WORKERS
+def reference_options(loader_options):
+    """The options of the simplest loader whose batches have the same bytes."""
+    return {**DALI, "workers": 1} if "loader" in loader_options else NO_WORKERS
 
 
 def loader_threads():
@@ -51,14 +52,15 @@ def live_workers():
     return [*multiprocessing.active_children(), *loader_threads()]
 
 
-def wait_for_end(found):
-    """Wait for workers that were told to end; a thread first ends the batch that it is at."""
-    for worker in found:
+def join_workers(workers):
+    """Wait for workers that were asked to stop; a thread finishes its current batch first."""
+    for worker in workers:
         worker.join(10)
         assert not worker.is_alive()
 
 
 def load_epoch(loader, epoch=0):
+    """All batches of an epoch; the images are copies."""
     loader.sampler.set_epoch(epoch)
     batches = [(images.clone(), labels) for images, labels in loader]
     assert len(batches) == len(loader)
@@ -72,7 +74,7 @@ def equal_batches(first, second):
 
 
 def similar_batches(first, second):
-    """The same labels, and images that differ by less than a mean of 1 of 255 each."""
+    """Whether the labels are equal and each image's mean absolute difference is below 1 of 255."""
     return len(first) == len(second) and all(
         torch.equal(y, v) and (x.float() - u.float()).abs().mean((1, 2, 3)).max() < 1
         for (x, y), (u, v) in zip(first, second, strict=True)

@@ -1,26 +1,27 @@
-"""What a run left behind, for comparing runs: figures of time aside, which no two runs share."""
+"""Contents of a run directory for comparing two runs, without the metrics that measure time."""
 
 import csv
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
-def metrics_rows(run):
-    """The rows of metrics.csv, without figures of time."""
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+def metrics_rows(run_dir):
+    """The rows of metrics.csv, without `perf/`."""
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
     return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in rows]
 
 
-def tensorboard_events(run):
-    """What TensorBoard shows of a run, by tag: steps, with the values of curves."""
-    everything = dict.fromkeys(("scalars", "images", "tensors", "histograms"), 0)
-    events = EventAccumulator(str(run), size_guidance=everything).Reload()
-    found = {f"picture {tag}": [each.step for each in events.Images(tag)] for tag in events.Tags()["images"]}
-    found |= {f"tensor {tag}": [each.step for each in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
-    for tag in events.Tags()["scalars"]:
+def tensorboard_events(run_dir):
+    """Tag -> its steps for images and tensors, its (step, value) for scalars, its (step, sum) for histograms."""
+    sizes = dict.fromkeys(("scalars", "images", "tensors", "histograms"), 0)
+    accumulator = EventAccumulator(str(run_dir), size_guidance=sizes).Reload()
+    tags = accumulator.Tags()
+    events = {f"image {tag}": [event.step for event in accumulator.Images(tag)] for tag in tags["images"]}
+    events |= {f"tensor {tag}": [event.step for event in accumulator.Tensors(tag)] for tag in tags["tensors"]}
+    for tag in tags["scalars"]:
         if "perf/" not in tag:
-            found[tag] = [(each.step, each.value) for each in events.Scalars(tag)]
-    for tag in events.Tags()["histograms"]:
-        histograms = ((each.step, each.histogram_value.sum) for each in events.Histograms(tag))
-        found[f"histogram {tag}"] = list(histograms)
-    return found
+            events[tag] = [(event.step, event.value) for event in accumulator.Scalars(tag)]
+    for tag in tags["histograms"]:
+        histograms = accumulator.Histograms(tag)
+        events[f"histogram {tag}"] = [(event.step, event.histogram_value.sum) for event in histograms]
+    return events

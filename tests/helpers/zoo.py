@@ -1,4 +1,4 @@
-"""What the tests of the networks share: the names to test, and the list of counts that they are held to."""
+"""Helpers for the tests of the networks: model names as parameters, networks without weights, and tests/zoo.csv."""
 
 import csv
 
@@ -27,37 +27,42 @@ ONE_PER_FAMILY = [
 ]
 
 
-def names(*, twin: bool = False) -> list:
-    """Parameters for pytest: one name per family, and with `-m zoo` every name; of them those with a twin."""
+def name_params(*, torchvision_only: bool = False) -> list:
+    """Model names for `pytest.mark.parametrize`: one per family, and all with `-m zoo`.
 
-    def fits(name: str) -> bool:
-        return not (twin and info(name).torchvision is None)
+    torchvision_only: only networks that torchvision has too.
+    """
 
-    every = [pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models() if fits(name)]
-    return [pytest.param(name, id=name) for name in ONE_PER_FAMILY if fits(name)] + every
+    def is_selected(name: str) -> bool:
+        return not (torchvision_only and info(name).torchvision is None)
+
+    all_names = [
+        pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models() if is_selected(name)
+    ]
+    return [pytest.param(name, id=name) for name in ONE_PER_FAMILY if is_selected(name)] + all_names
 
 
-def on_meta(name: str, **arguments: object) -> nn.Module:
-    """The network without its numbers: shapes only, nothing computed."""
+def build_on_meta(name: str, **arguments: object) -> nn.Module:
+    """Build the network on the meta device: it has shapes, but no values."""
     with torch.device("meta"):
         return create_model(name, **{"in_channels": info(name).in_channels, **arguments})
 
 
-def shapes(name: str, nodes: list[str], *, side: int | None = None, **arguments: object) -> list[tuple[int, ...]]:
-    """What the layers `nodes` give for one image of the native size: (C, H, W), or (C,) of a vector."""
-    net, side = on_meta(name, **arguments).eval(), side or info(name).input_size
-    maps = create_feature_extractor(net, nodes)(torch.empty(1, info(name).in_channels, side, side, device="meta"))
-    return [tuple(maps[node].shape[1:]) for node in nodes]
+def node_shapes(name: str, nodes: list[str], *, size: int | None = None, **arguments: object) -> list[tuple[int, ...]]:
+    """The output shapes, (C, H, W) or (C,), of the layers `nodes` for one image of the native or the given size."""
+    net, size = build_on_meta(name, **arguments).eval(), size or info(name).input_size
+    outputs = create_feature_extractor(net, nodes)(torch.empty(1, info(name).in_channels, size, size, device="meta"))
+    return [tuple(outputs[node].shape[1:]) for node in nodes]
 
 
-def smallest(name: str, **arguments: object) -> tuple[nn.Module, int]:
-    """The smallest form of a network, for 10 classes, and the smallest image side that it takes."""
+def build_small(name: str, **arguments: object) -> tuple[nn.Module, int]:
+    """Build the network with the small stem and 10 classes; returns it with its smallest image size."""
     torch.manual_seed(0)
     arguments = {"num_classes": 10, "stem": "small", **arguments}
     return create_model(name, **arguments), info(name).sizes("small")[0]
 
 
-def rows() -> list[dict[str, str]]:
+def read_zoo_csv() -> list[dict[str, str]]:
     """The rows of tests/zoo.csv."""
     with (ROOT / "tests" / "zoo.csv").open() as file:
         return list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""One thread: on tensors as small as these, a second one mostly waits, and for very long where the machine is busy."""
+"""The tests of the networks use one thread: with such small tensors a second one only slows a busy machine down."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

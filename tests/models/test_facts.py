@@ -1,4 +1,4 @@
-"""Every name against tests/zoo.csv and torchvision's own tables: counts, sizes, published accuracy."""
+"""The facts of all models against tests/zoo.csv and torchvision: counts, image sizes and published accuracy."""
 
 import pytest
 import torch
@@ -6,29 +6,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model_weights
 
 from cnnzoo.models import info, list_models
-from tests.helpers.zoo import ONE_PER_FAMILY, names, on_meta, rows
+from tests.helpers.zoo import ONE_PER_FAMILY, build_on_meta, name_params, read_zoo_csv
 
 
-def row_of(name: str) -> dict[str, str]:
-    (row,) = [row for row in rows() if row["name"] == name and not row["arguments"]]
+def csv_row(name: str) -> dict[str, str]:
+    (row,) = [row for row in read_zoo_csv() if row["name"] == name and not row["arguments"]]
     return row
 
 
-def count(net: torch.nn.Module) -> int:
+def count_parameters(net: torch.nn.Module) -> int:
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
-def test_the_zoo_is_whole() -> None:
-    assert {row["name"] for row in rows()} == set(list_models())
-    assert {info(name).family for name in ONE_PER_FAMILY} == {row["family"] for row in rows()}
+def test_zoo_csv_has_all_models() -> None:
+    assert {row["name"] for row in read_zoo_csv()} == set(list_models())
+    assert {info(name).family for name in ONE_PER_FAMILY} == {row["family"] for row in read_zoo_csv()}
     assert len(ONE_PER_FAMILY) == 13
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", name_params())
 def test_parameters_and_multiply_accumulates(name: str) -> None:
-    row, facts = row_of(name), info(name)
-    net = on_meta(name).eval()
-    assert count(net) == int(row["parameters"]) == facts.parameters
+    row, facts = csv_row(name), info(name)
+    net = build_on_meta(name).eval()
+    assert count_parameters(net) == int(row["parameters"]) == facts.parameters
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         net(torch.empty(1, facts.in_channels, facts.input_size, facts.input_size))
     if row["multiply_accumulates"]:
@@ -36,8 +36,8 @@ def test_parameters_and_multiply_accumulates(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_facts_are_those_of_the_list(name: str) -> None:
-    row, facts = row_of(name), info(name)
+def test_facts_equal_zoo_csv(name: str) -> None:
+    row, facts = csv_row(name), info(name)
     assert facts.name == name
     assert facts.family == row["family"]
     assert facts.num_classes == int(row["num_classes"])
@@ -48,17 +48,17 @@ def test_facts_are_those_of_the_list(name: str) -> None:
     assert facts.torchvision == (row["torchvision"] or None)
 
 
-def test_googlenet_with_auxiliary_heads() -> None:
-    (row,) = [row for row in rows() if row["name"] == "googlenet" and row["arguments"] == "aux_logits=True"]
-    assert count(on_meta("googlenet", aux_logits=True)) == int(row["parameters"])
+def test_googlenet_parameters_with_auxiliary_heads() -> None:
+    (row,) = [row for row in read_zoo_csv() if row["name"] == "googlenet" and row["arguments"] == "aux_logits=True"]
+    assert count_parameters(build_on_meta("googlenet", aux_logits=True)) == int(row["parameters"])
 
 
 @pytest.mark.parametrize("name", list_models(pretrained=True))
-def test_weights_and_accuracy_are_torchvisions(name: str) -> None:
+def test_weights_and_accuracy_equal_torchvision(name: str) -> None:
     facts = info(name)
     enum = get_model_weights(facts.torchvision)
-    classifying = [key for key, member in enum.__members__.items() if key == member.name and member.meta["categories"]]
-    assert list(facts.weights) == classifying
+    loadable = [key for key, member in enum.__members__.items() if key == member.name and member.meta["categories"]]
+    assert list(facts.weights) == loadable
     metrics = enum["IMAGENET1K_V1"].meta["_metrics"]["ImageNet-1K"]
     assert facts.accuracy is not None
     assert facts.accuracy.top1 == pytest.approx(metrics["acc@1"] / 100, abs=1e-9)
@@ -67,7 +67,7 @@ def test_weights_and_accuracy_are_torchvisions(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if info(name).torchvision is None])
-def test_only_twins_have_weights(name: str) -> None:
+def test_no_torchvision_network_no_weights(name: str) -> None:
     assert info(name).weights == ()
 
 
@@ -84,18 +84,18 @@ def test_only_twins_have_weights(name: str) -> None:
         ("densenet121", 6_956_298),
     ],
 )
-def test_parameters_of_the_small_form(name: str, parameters: int) -> None:
-    assert count(on_meta(name, num_classes=10, stem="small")) == parameters
+def test_small_stem_parameters(name: str, parameters: int) -> None:
+    assert count_parameters(build_on_meta(name, num_classes=10, stem="small")) == parameters
 
 
 @pytest.mark.parametrize("stem", ["native", "small"])
-@pytest.mark.parametrize("name", names())
-def test_smallest_size_is_the_smallest(name: str, stem: str) -> None:
+@pytest.mark.parametrize("name", name_params())
+def test_min_size_is_exact(name: str, stem: str) -> None:
     facts = info(name)
     side = facts.sizes(stem)[0]
 
     def run(side: int, *, train: bool) -> None:
-        net = on_meta(name, num_classes=10, stem=stem).train(train)
+        net = build_on_meta(name, num_classes=10, stem=stem).train(train)
         images = torch.empty(2 if train else 1, facts.in_channels, side, side, device="meta")
         logits = net(images)
         assert logits.shape == (len(images), 10)
@@ -109,11 +109,11 @@ def test_smallest_size_is_the_smallest(name: str, stem: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "stem"), [("zfnet", "small"), ("googlenet", "small"), ("squeezenet1_1", "small")])
-def test_small_forms_take_16_pixels(name: str, stem: str) -> None:
+def test_small_stem_accepts_16_pixels(name: str, stem: str) -> None:
     assert info(name).sizes(stem)[0] <= 16
 
 
-def test_largest_size() -> None:
+def test_max_size_is_exact() -> None:
     assert info("lenet5").sizes("native") == info("lenet5").sizes("small") == (32, 32)
     with pytest.raises(RuntimeError):
-        on_meta("lenet5")(torch.empty(1, 1, 36, 36, device="meta"))
+        build_on_meta("lenet5")(torch.empty(1, 1, 36, 36, device="meta"))

@@ -1,4 +1,4 @@
-"""GoogLeNet: Table 1's sizes, and what sets the paper's network apart from torchvision's."""
+"""GoogLeNet: the sizes of Table 1, and the differences between the paper's network and torchvision's."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from cnnzoo.models import create_model
 from cnnzoo.models.googlenet import Inception
-from tests.helpers.zoo import on_meta, rows, shapes
+from tests.helpers.zoo import build_on_meta, node_shapes, read_zoo_csv
 
 
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_paper"])
 def test_shapes(name: str) -> None:
-    ladder = {
+    expected = {
         "conv1": (64, 112),
         "maxpool1": (64, 56),
         "conv3": (192, 56),
@@ -30,30 +30,32 @@ def test_shapes(name: str) -> None:
         "inception5b": (1024, 7),
         "avgpool": (1024, 1),
     }
-    assert shapes(name, list(ladder)) == [(maps, side, side) for maps, side in ladder.values()]
+    assert node_shapes(name, list(expected)) == [(channels, size, size) for channels, size in expected.values()]
 
 
-def test_parameters_with_auxiliary_heads() -> None:
-    (row,) = [row for row in rows() if row["name"] == "googlenet_paper" and row["arguments"] == "aux_logits=True"]
-    net = on_meta("googlenet_paper", aux_logits=True)
+def test_paper_parameters_with_auxiliary_heads() -> None:
+    (row,) = [
+        row for row in read_zoo_csv() if row["name"] == "googlenet_paper" and row["arguments"] == "aux_logits=True"
+    ]
+    net = build_on_meta("googlenet_paper", aux_logits=True)
     assert sum(p.numel() for p in net.parameters()) == int(row["parameters"]) == 13_378_280
 
 
 @pytest.mark.parametrize(("aux_logits", "parameters"), [(False, 5_983_802), (True, 10_334_030)])
-def test_parameters_for_10_classes(aux_logits: bool, parameters: int) -> None:
-    net = on_meta("googlenet_paper", num_classes=10, aux_logits=aux_logits)
+def test_paper_parameters_for_10_classes(aux_logits: bool, parameters: int) -> None:
+    net = build_on_meta("googlenet_paper", num_classes=10, aux_logits=aux_logits)
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 @pytest.mark.parametrize(("name", "size"), [("googlenet", 3), ("googlenet_paper", 5)])
-def test_5x5_is_5x5_in_the_paper(name: str, size: int) -> None:
-    modules = [module for module in on_meta(name).modules() if isinstance(module, Inception)]
+def test_kernel_of_5x5_branch(name: str, size: int) -> None:
+    modules = [module for module in build_on_meta(name).modules() if isinstance(module, Inception)]
     assert len(modules) == 9
     assert {module.branch3[1].conv.kernel_size for module in modules} == {(size, size)}
 
 
-def test_the_paper_has_biases_and_response_normalization_and_no_batch_norm() -> None:
-    net = on_meta("googlenet_paper", aux_logits=True)
+def test_paper_has_biases_and_no_batch_norm() -> None:
+    net = build_on_meta("googlenet_paper", aux_logits=True)
     kinds = [type(module) for module in net.modules()]
     assert nn.BatchNorm2d not in kinds
     assert kinds.count(nn.Conv2d) == 3 + 9 * 6 + 2
@@ -67,16 +69,16 @@ def test_the_paper_has_biases_and_response_normalization_and_no_batch_norm() -> 
     assert net.aux1.dropout.p == net.aux2.dropout.p == 0.7
 
 
-def test_norms_of_the_paper_are_applied() -> None:
-    seen = []
-    net = on_meta("googlenet_paper").eval()
+def test_paper_norms_are_applied() -> None:
+    norm_inputs = []
+    net = build_on_meta("googlenet_paper").eval()
     for norm in (net.norm1, net.norm2):
-        norm.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape[1:])))
+        norm.register_forward_hook(lambda _, args, __: norm_inputs.append(tuple(args[0].shape[1:])))
     net(torch.empty(1, 3, 224, 224, device="meta"))
-    assert seen == [(64, 56, 56), (192, 56, 56)]
+    assert norm_inputs == [(64, 56, 56), (192, 56, 56)]
 
 
-def test_auxiliary_heads_of_the_paper_pool_5x5_by_3() -> None:
+def test_paper_auxiliary_heads_pool_5x5_stride_3() -> None:
     torch.manual_seed(0)
     head = create_model("googlenet_paper", num_classes=10, stem="small", aux_logits=True).aux1
     x = torch.randn(2, 512, 14, 14)
@@ -84,7 +86,7 @@ def test_auxiliary_heads_of_the_paper_pool_5x5_by_3() -> None:
     assert head.pool(torch.randn(2, 512, 2, 2)).shape == (2, 512, 4, 4)
 
 
-def test_auxiliary_heads_of_the_paper_train_and_vanish_in_evaluation() -> None:
+def test_paper_auxiliary_heads_run_in_training_only() -> None:
     torch.manual_seed(0)
     net = create_model("googlenet_paper", num_classes=7, stem="small", aux_logits=True)
     images = torch.randn(4, 3, 8, 8)
@@ -100,7 +102,7 @@ def test_auxiliary_heads_of_the_paper_train_and_vanish_in_evaluation() -> None:
         torch.testing.assert_close(net(images), expected)
 
 
-def test_weights_with_auxiliary_heads_fit_a_network_without(tmp_path) -> None:
+def test_paper_loads_weights_with_auxiliary_heads(tmp_path) -> None:
     torch.manual_seed(0)
     net = create_model("googlenet_paper", num_classes=7, stem="small", aux_logits=True)
     torch.save(net.state_dict(), tmp_path / "net.pth")

@@ -1,4 +1,4 @@
-"""How image size, channels and stem are settled between the data and the network."""
+"""`resolve_input`: image size, channels and stem from the data set, the network and the user."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from cnnzoo.models.input_spec import resolve_input
 
 
 @dataclass
-class Net:
+class FakeInfo:
     name: str = "net"
     native: tuple[int, int | None] = (29, None)
     small: tuple[int, int | None] | None = (8, None)
@@ -22,46 +22,48 @@ class Net:
         return self.small if stem == "small" and self.small else self.native
 
 
-def test_small_images_take_the_small_stem():
-    input_spec = resolve_input(Net(), proposed_size=16, proposed_channels=1)
+def test_small_images_use_the_small_stem():
+    input_spec = resolve_input(FakeInfo(), proposed_size=16, proposed_channels=1)
     assert (input_spec.image_size, input_spec.channels, input_spec.stem, input_spec.notes) == (16, 1, "small", ())
 
 
 @pytest.mark.parametrize(("size", "stem"), [(63, "small"), (64, "native")])
-def test_auto_takes_the_small_stem_below_64_pixels(size, stem):
-    assert resolve_input(Net(), proposed_size=size, proposed_channels=3).stem == stem
+def test_auto_stem_is_small_below_64_pixels(size, stem):
+    assert resolve_input(FakeInfo(), proposed_size=size, proposed_channels=3).stem == stem
 
 
-def test_pretrained_weights_keep_the_native_stem():
-    input_spec = resolve_input(Net(), proposed_size=16, proposed_channels=1, published=True)
+def test_published_weights_use_the_native_stem():
+    input_spec = resolve_input(FakeInfo(), proposed_size=16, proposed_channels=1, published=True)
     assert (input_spec.stem, input_spec.image_size) == ("native", 29)
 
 
-def test_a_proposal_is_raised_to_what_the_network_needs_and_said_so():
-    input_spec = resolve_input(Net(small=(32, None)), proposed_size=16, proposed_channels=1)
+def test_proposed_size_is_raised_and_noted():
+    input_spec = resolve_input(FakeInfo(small=(32, None)), proposed_size=16, proposed_channels=1)
     assert input_spec.image_size == 32
     assert "16 -> 32" in input_spec.notes[0]
     assert "32 or more" in input_spec.notes[0]
 
 
-def test_a_proposal_is_lowered_to_a_fixed_size():
-    input_spec = resolve_input(Net(native=(32, 32), small=None), proposed_size=224, proposed_channels=3)
+def test_proposed_size_is_lowered_to_a_fixed_size():
+    input_spec = resolve_input(FakeInfo(native=(32, 32), small=None), proposed_size=224, proposed_channels=3)
     assert (input_spec.image_size, input_spec.stem) == (32, "native")
     assert "exactly 32" in input_spec.notes[0]
 
 
-def test_a_typed_size_wins_where_the_network_takes_it():
-    input_spec = resolve_input(Net(), proposed_size=16, proposed_channels=1, requested_size=40, requested_channels=3)
+def test_requested_size_overrides_the_proposal():
+    input_spec = resolve_input(
+        FakeInfo(), proposed_size=16, proposed_channels=1, requested_size=40, requested_channels=3
+    )
     assert (input_spec.image_size, input_spec.channels) == (40, 3)
 
 
-def test_a_typed_size_that_the_network_cannot_take_is_an_error():
+def test_requested_size_out_of_range_is_an_error():
     with pytest.raises(UserError, match=r"data.image_size=5: net with the small stem takes 8 or more pixels"):
-        resolve_input(Net(), proposed_size=16, proposed_channels=1, requested_size=5)
+        resolve_input(FakeInfo(), proposed_size=16, proposed_channels=1, requested_size=5)
     with pytest.raises(UserError, match=r"data.image_size=31: net takes exactly 32 pixels"):
-        resolve_input(Net(native=(32, 32), small=None), proposed_size=16, proposed_channels=1, requested_size=31)
+        resolve_input(FakeInfo(native=(32, 32), small=None), proposed_size=16, proposed_channels=1, requested_size=31)
 
 
-def test_an_unknown_stem_is_an_error():
-    with pytest.raises(UserError, match=r"model\.stem=tiny: there are auto, native, small"):
-        resolve_input(Net(), proposed_size=16, proposed_channels=1, stem="tiny")
+def test_unknown_stem_is_an_error():
+    with pytest.raises(UserError, match=r"model\.stem=tiny: expected auto, native or small"):
+        resolve_input(FakeInfo(), proposed_size=16, proposed_channels=1, stem="tiny")

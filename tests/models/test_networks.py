@@ -1,4 +1,4 @@
-"""What every network keeps: one kind of output, a gradient for all, and graphs that the compilers can take."""
+"""Properties of all networks: outputs, gradients, feature extraction, export and compilation."""
 
 import pytest
 import torch
@@ -6,29 +6,29 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model, info
-from tests.helpers.zoo import names, on_meta, smallest
+from tests.helpers.zoo import build_on_meta, build_small, name_params
 
-# the paper's initialization is so small that all images first get nearly the same logits
-NEARLY_ALIKE = {"lenet5_paper": (1e-5, 5e-4)}
+# The paper's initialization is so small that all images get nearly the same logits before training.
+TOLERANCES = {"lenet5_paper": (1e-5, 5e-4)}
 
-# the arguments with which families that drop layers by chance drop none: what is dropped has a gradient of zero
-NOTHING_DROPPED = {
+# Arguments that turn off the random dropping of layers, because dropped layers have a gradient of zero.
+NO_DROPPING = {
     "fractalnet": {"drop_path": 0.0, "global_share": 0.0},
     "stochastic_depth": {"survival_probability": 1.0},
 }
 
 
-def settle_batch_norm(net: nn.Module, images: torch.Tensor) -> None:
-    """Give batch norm the images' own statistics, without which an untrained deep network answers alike to all."""
+def set_batch_norm_statistics(net: nn.Module, images: torch.Tensor) -> None:
+    """Set the running statistics to those of the images; else an untrained deep network gives equal logits to all."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     net.train()(images)
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_parameter_gets_a_gradient(name: str) -> None:
-    net, side = smallest(name, num_classes=7, **NOTHING_DROPPED.get(info(name).family, {}))
+@pytest.mark.parametrize("name", name_params())
+def test_all_parameters_get_a_gradient(name: str) -> None:
+    net, side = build_small(name, num_classes=7, **NO_DROPPING.get(info(name).family, {}))
     logits = net(torch.randn(4, 3, side, side))
     assert logits.shape == (4, 7)
     logits.square().sum().backward()
@@ -38,53 +38,53 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
         assert parameter.grad.any(), key
 
 
-@pytest.mark.parametrize("name", names())
-def test_one_image(name: str) -> None:
-    net, side = smallest(name)
+@pytest.mark.parametrize("name", name_params())
+def test_logits_of_one_image_equal_those_in_a_batch(name: str) -> None:
+    net, side = build_small(name)
     side = max(side, 32)
     images = torch.randn(3, 3, side, side)
     with torch.inference_mode():
-        settle_batch_norm(net, images)
-        whole, one = net.eval()(images), net(images[1:2])
+        set_batch_norm_statistics(net, images)
+        batch, one = net.eval()(images), net(images[1:2])
     assert one.shape == (1, 10)
-    torch.testing.assert_close(one, whole[1:2], rtol=5e-3, atol=1e-3)
-    rtol, atol = NEARLY_ALIKE.get(name, (1e-2, 1e-3))
-    assert not torch.allclose(whole[0], whole[1], rtol=rtol, atol=atol)  # it looks at the image
+    torch.testing.assert_close(one, batch[1:2], rtol=5e-3, atol=1e-3)
+    rtol, atol = TOLERANCES.get(name, (1e-2, 1e-3))
+    assert not torch.allclose(batch[0], batch[1], rtol=rtol, atol=atol)  # the logits depend on the image
 
 
 @pytest.mark.parametrize("stem", ["native", "small"])
-@pytest.mark.parametrize("name", names())
-def test_channels_classes_and_features(name: str, stem: str) -> None:
-    wide = on_meta(name, in_channels=3, num_classes=7, stem=stem)
-    grey = on_meta(name, in_channels=1, num_classes=7, stem=stem).eval()
+@pytest.mark.parametrize("name", name_params())
+def test_channels_classes_and_feature_shapes(name: str, stem: str) -> None:
+    colour = build_on_meta(name, in_channels=3, num_classes=7, stem=stem)
+    grey = build_on_meta(name, in_channels=1, num_classes=7, stem=stem).eval()
     images = torch.empty(2, 1, info(name).input_size, info(name).input_size, device="meta")
     assert grey(images).shape == (2, 7)
     features = grey.forward_features(images)
     assert features.ndim in (2, 4)
     assert features.shape[:2] == (2, grey.num_features)
-    first = next(key for key, module in wide.named_modules() if isinstance(module, nn.Conv2d))
-    firsts = [f"{first}.weight"]
-    if name in ("fractalnet20", "fractalnet40"):  # every column of the first block sees the image
-        firsts = [f"blocks.0.columns.{i}.0.conv.weight" for i in range(len(wide.blocks[0].columns))]
-    shapes = [{key: tensor.shape for key, tensor in net.state_dict().items()} for net in (wide, grey)]
+    first = next(key for key, module in colour.named_modules() if isinstance(module, nn.Conv2d))
+    first_convs = [f"{first}.weight"]
+    if name in ("fractalnet20", "fractalnet40"):  # every column of the first block receives the image
+        first_convs = [f"blocks.0.columns.{i}.0.conv.weight" for i in range(len(colour.blocks[0].columns))]
+    shapes = [{key: tensor.shape for key, tensor in net.state_dict().items()} for net in (colour, grey)]
     assert shapes[0].keys() == shapes[1].keys()
-    assert [key for key in shapes[0] if shapes[0][key] != shapes[1][key]] == firsts
+    assert [key for key in shapes[0] if shapes[0][key] != shapes[1][key]] == first_convs
 
 
-@pytest.mark.parametrize("name", names())
-def test_larger_images_fit_the_small_form(name: str) -> None:
+@pytest.mark.parametrize("name", name_params())
+def test_small_stem_accepts_larger_images(name: str) -> None:
     side = info(name).sizes("small")[1] or info(name).sizes("small")[0] + 37
-    net = on_meta(name, num_classes=10, stem="small").eval()
+    net = build_on_meta(name, num_classes=10, stem="small").eval()
     assert net(torch.empty(1, info(name).in_channels, side, side, device="meta")).shape == (1, 10)
 
 
 @pytest.mark.parametrize("stem", ["native", "small"])
-@pytest.mark.parametrize("name", names())
-def test_feature_extractor(name: str, stem: str) -> None:
+@pytest.mark.parametrize("name", name_params())
+def test_feature_extractor_traces_the_network(name: str, stem: str) -> None:
     if stem == "native":
-        net, side = on_meta(name, in_channels=3, num_classes=10), info(name).input_size
+        net, side = build_on_meta(name, in_channels=3, num_classes=10), info(name).input_size
     else:
-        net, side = smallest(name)
+        net, side = build_small(name)
     device = next(net.parameters()).device
     last = [key for key, _ in net.named_children()][-1]
     extractor = create_feature_extractor(net, [last])
@@ -95,9 +95,9 @@ def test_feature_extractor(name: str, stem: str) -> None:
             torch.testing.assert_close(extractor.eval()(images)[last].flatten(1), net.eval()(images))
 
 
-@pytest.mark.parametrize("name", names())
-def test_export_with_any_number_of_images(name: str) -> None:
-    net, side = smallest(name)
+@pytest.mark.parametrize("name", name_params())
+def test_export_with_dynamic_batch_size(name: str) -> None:
+    net, side = build_small(name)
     net.eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(net, (torch.randn(2, 3, side, side),), dynamic_shapes=({0: batch},))
@@ -105,9 +105,9 @@ def test_export_with_any_number_of_images(name: str) -> None:
     torch.testing.assert_close(program.module()(images), net(images))
 
 
-@pytest.mark.parametrize("name", names())
-def test_compiles_into_one_graph(name: str) -> None:
-    net, side = smallest(name)
+@pytest.mark.parametrize("name", name_params())
+def test_compiles_to_one_graph(name: str) -> None:
+    net, side = build_small(name)
     net.eval()
     images = torch.randn(2, 3, side, side)
     torch.compiler.reset()
@@ -116,7 +116,7 @@ def test_compiles_into_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("stem", ["native", "small"])
-def test_auxiliary_heads(stem: str) -> None:
+def test_googlenet_auxiliary_heads(stem: str) -> None:
     torch.manual_seed(0)
     net = create_model("googlenet", num_classes=7, stem=stem, aux_logits=True)
     images = torch.randn(4, 3, 64, 64) if stem == "native" else torch.randn(4, 3, 16, 16)
@@ -124,14 +124,14 @@ def test_auxiliary_heads(stem: str) -> None:
     assert [output.shape for output in (logits, *auxiliary)] == [(4, 7)] * 3
     sum(output.square().sum() for output in (logits, *auxiliary)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    assert net(images).shape == (4, 7)  # one kind of output, in training too
+    assert net(images).shape == (4, 7)  # the same type in training
     net.eval()
     logits, auxiliary = net.forward_with_aux(images)
     assert len(auxiliary) == 2
     torch.testing.assert_close(net(images), logits)
 
 
-def test_no_auxiliary_heads_unless_asked_for() -> None:
+def test_googlenet_has_no_auxiliary_heads_by_default() -> None:
     net = create_model("googlenet", num_classes=7, stem="small").eval()
     logits, auxiliary = net.forward_with_aux(torch.randn(1, 3, 16, 16))
     assert logits.shape == (1, 7)
@@ -153,9 +153,9 @@ def test_no_auxiliary_heads_unless_asked_for() -> None:
         "squeezenet1_1_complex_bypass",
     ],
 )
-def test_networks_without_batch_norm_start_to_learn_at_once(name: str) -> None:
-    """In the small form, a signal of fair size reaches the end: neither silence nor an explosion."""
-    net, side = smallest(name)
+def test_signal_scale_without_batch_norm(name: str) -> None:
+    """With the small stem, the features of an untrained network neither vanish nor explode."""
+    net, side = build_small(name)
     with torch.inference_mode():
         features = net.eval().forward_features(torch.randn(16, 3, max(side, 16), max(side, 16)))
     spread = features.flatten(1).std(0).mean().item()

@@ -1,4 +1,4 @@
-"""Pre-activation ResNet: what is activated before the split, what is not, and what follows the last unit."""
+"""Pre-activation ResNet: shapes, positions of the activations and shortcuts."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model
 from cnnzoo.models.layers import ZeroPadding
-from tests.helpers.zoo import on_meta
+from tests.helpers.zoo import build_on_meta
 
 BASIC = {"conv1": (16, 32), "layer1": (16, 32), "layer2": (32, 16), "layer3": (64, 8), "relu": (64, 8)}
 BOTTLENECK = {"conv1": (16, 32), "layer1": (64, 32), "layer2": (128, 16), "layer3": (256, 8), "relu": (256, 8)}
@@ -20,22 +20,22 @@ STRIDES = {"layer2.0.bn1": (64, 32), "layer2.0.conv1": (32, 16), "layer2.0.conv2
     [("preresnet110", BASIC), ("preresnet164", {**BOTTLENECK, **STRIDES})],
 )
 def test_shapes(name: str, shapes: dict[str, tuple[int, int]]) -> None:
-    net = on_meta(name).eval()
+    net = build_on_meta(name).eval()
     out = create_feature_extractor(net, list(shapes))(torch.empty(1, 3, 32, 32, device="meta"))
     assert {key: tuple(out[key].shape) for key in shapes} == {key: (1, c, s, s) for key, (c, s) in shapes.items()}
 
 
 @pytest.mark.parametrize(("layers", "projections"), [(110, 0), (164, 3), (1001, 3)])
-def test_layers(layers: int, projections: int) -> None:
-    net = on_meta(f"preresnet{layers}")
+def test_number_of_layers_and_projections(layers: int, projections: int) -> None:
+    net = build_on_meta(f"preresnet{layers}")
     weighted = {key: module for key, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    bare = [key for key, module in weighted.items() if key.endswith(".shortcut") and module.bias is None]
-    assert bare == [f"layer{i + 1}.0.shortcut" for i in range(projections)]
+    without_bias = [key for key, module in weighted.items() if key.endswith(".shortcut") and module.bias is None]
+    assert without_bias == [f"layer{i + 1}.0.shortcut" for i in range(projections)]
     assert len(weighted) == layers + projections
 
 
-def silent(unit: nn.Module) -> nn.Module:
-    """The unit with nothing in its residual, and batch norm that is not the identity."""
+def zero_residual(unit: nn.Module) -> nn.Module:
+    """Set the residual of the unit to zero, and its first batch norm to something other than the identity."""
     last = unit.conv3 if hasattr(unit, "conv3") else unit.conv2
     nn.init.zeros_(last.weight)
     nn.init.uniform_(unit.bn1.weight, 0.5, 2)
@@ -44,10 +44,10 @@ def silent(unit: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["preresnet110", "preresnet164"])
-def test_first_unit_activates_before_it_splits_and_the_next_does_not(name: str) -> None:
+def test_only_first_unit_activates_before_the_split(name: str) -> None:
     torch.manual_seed(0)
     net = create_model(name, depth=2)
-    first, second = (silent(unit) for unit in net.layer1)
+    first, second = (zero_residual(unit) for unit in net.layer1)
     x = torch.randn(2, 16, 5, 5)
     activated = F.relu(first.bn1(x))
     if first.shortcut is not None:
@@ -58,18 +58,18 @@ def test_first_unit_activates_before_it_splits_and_the_next_does_not(name: str) 
 
 
 @pytest.mark.parametrize("stage", ["layer2", "layer3"])
-def test_projection_is_bare_and_takes_the_activated_tensor(stage: str) -> None:
+def test_projection_of_the_activation_has_no_batch_norm(stage: str) -> None:
     torch.manual_seed(0)
-    unit = silent(getattr(create_model("preresnet164", depth=1), stage)[0])
+    unit = zero_residual(getattr(create_model("preresnet164", depth=1), stage)[0])
     x = torch.randn(2, unit.conv1.in_channels, 6, 6)
     assert type(unit.shortcut) is nn.Conv2d
     torch.testing.assert_close(unit(x), F.conv2d(F.relu(unit.bn1(x)), unit.shortcut.weight, stride=2))
 
 
 @pytest.mark.parametrize("stage", ["layer2", "layer3"])
-def test_padded_shortcut_takes_the_activated_tensor(stage: str) -> None:
+def test_padded_shortcut_of_the_activation(stage: str) -> None:
     torch.manual_seed(0)
-    unit = silent(getattr(create_model("preresnet110", depth=1), stage)[0])
+    unit = zero_residual(getattr(create_model("preresnet110", depth=1), stage)[0])
     x = torch.randn(2, unit.conv1.in_channels, 6, 6)
     assert type(unit.shortcut) is ZeroPadding
     assert list(unit.shortcut.state_dict()) == []
@@ -79,7 +79,7 @@ def test_padded_shortcut_takes_the_activated_tensor(stage: str) -> None:
     assert not y[:, expected.shape[1] :].any()
 
 
-def test_residual_is_activated_before_each_convolution() -> None:
+def test_residual_activates_before_each_convolution() -> None:
     torch.manual_seed(0)
     unit = create_model("preresnet164", depth=2).layer1[1].eval()
     for norm in (unit.bn1, unit.bn2, unit.bn3):
@@ -92,7 +92,7 @@ def test_residual_is_activated_before_each_convolution() -> None:
 
 
 @pytest.mark.parametrize("name", ["preresnet110", "preresnet164"])
-def test_last_unit_is_followed_by_batch_norm_and_relu(name: str) -> None:
+def test_batch_norm_and_relu_follow_the_last_unit(name: str) -> None:
     torch.manual_seed(0)
     net = create_model(name, depth=1).eval()
     nn.init.normal_(net.bn.bias)

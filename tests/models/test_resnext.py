@@ -1,22 +1,14 @@
-"""ResNeXt: what is grouped and what is not, and the shapes that the paper's Table 1 and section 5.3 give."""
+"""ResNeXt: grouped convolutions, and the shapes of Table 1 and section 5.3."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.errors import UserError
-from cnnzoo.models import create_model, info, list_models
+from cnnzoo.models import create_model, list_models
 from cnnzoo.models.resnet import Bottleneck
-from tests.helpers.zoo import on_meta
-
-
-def shapes(name: str, nodes: list[str]) -> list[tuple[int, ...]]:
-    """Channels, height and width at each of `nodes`, for one image of the native size."""
-    extractor = create_feature_extractor(on_meta(name).eval(), nodes)
-    features = extractor(torch.empty(1, 3, info(name).input_size, info(name).input_size, device="meta"))
-    return [tuple(features[node].shape[1:]) for node in nodes]
+from tests.helpers.zoo import build_on_meta, node_shapes
 
 
 @pytest.mark.parametrize(
@@ -30,8 +22,8 @@ def shapes(name: str, nodes: list[str]) -> list[tuple[int, ...]]:
         ("resnext29_16x64d", 16, (1024, 2048, 4096)),
     ],
 )
-def test_only_the_3x3_is_grouped(name: str, cardinality: int, inner: tuple[int, ...]) -> None:
-    net = on_meta(name)
+def test_only_3x3_convolutions_are_grouped(name: str, cardinality: int, inner: tuple[int, ...]) -> None:
+    net = build_on_meta(name)
     for key, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
             grouped = key.startswith("layer") and key.endswith("conv2")
@@ -43,19 +35,19 @@ def test_only_the_3x3_is_grouped(name: str, cardinality: int, inner: tuple[int, 
             assert block.conv3.out_channels == 256 * 2**i
 
 
-def test_every_name_is_checked_above() -> None:
+def test_number_of_models() -> None:
     assert len(list_models(family="resnext")) == 6
 
 
-def test_shapes_of_50_layers() -> None:
+def test_resnext50_shapes() -> None:
     nodes = ["conv1", "maxpool"]
     nodes += [f"layer{i}.0.{part}" for i in (1, 2, 3, 4) for part in ("bn1", "bn2")]
     nodes += ["layer1", "layer2", "layer3", "layer4", "avgpool"]
-    assert shapes("resnext50_32x4d", nodes) == [
+    assert node_shapes("resnext50_32x4d", nodes) == [
         (64, 112, 112),
         (64, 56, 56),
         *[(128, 56, 56), (128, 56, 56)],
-        *[(256, 56, 56), (256, 28, 28)],  # the 3 x 3 steps
+        *[(256, 56, 56), (256, 28, 28)],  # the 3 x 3 convolution has the stride
         *[(512, 28, 28), (512, 14, 14)],
         *[(1024, 14, 14), (1024, 7, 7)],
         (256, 56, 56),
@@ -67,25 +59,25 @@ def test_shapes_of_50_layers() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnext29_8x64d", "resnext29_16x64d"])
-def test_shapes_of_29_layers(name: str) -> None:
+def test_cifar_shapes(name: str) -> None:
     nodes = ["conv1", "layer1", "layer2", "layer3", "avgpool"]
     expected = [(64, 32, 32), (256, 32, 32), (512, 16, 16), (1024, 8, 8), (1024, 1, 1)]
-    assert shapes(name, nodes) == expected
-    main = [m for key, m in on_meta(name).named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in key]
+    assert node_shapes(name, nodes) == expected
+    main = [m for key, m in build_on_meta(name).named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in key]
     assert len(main) + 1 == 29
 
 
-def test_grouped_is_split_transform_merge() -> None:
-    """Figure 3: the grouped form (c) computes what parallel paths (a) add up to, from the same weights."""
+def test_grouped_convolution_equals_parallel_paths() -> None:
+    """Figure 3: the grouped form (c) equals the sum of the parallel paths (a) with the same weights."""
     torch.manual_seed(0)
     block = Bottleneck(8, 16, 1, cardinality=4, bottleneck_width=8, shortcut=lambda *_: nn.Identity()).eval()
     x = torch.randn(2, 8, 5, 5)
     width, paths = 2, []
     assert block.conv2.weight.shape == (4 * width, width, 3, 3)
-    for at in (slice(i * width, (i + 1) * width) for i in range(4)):
-        out = F.relu(F.conv2d(x, block.conv1.weight[at]) / (1 + 1e-5) ** 0.5)
-        out = F.relu(F.conv2d(out, block.conv2.weight[at], padding=1) / (1 + 1e-5) ** 0.5)
-        paths.append(F.conv2d(out, block.conv3.weight[:, at]) / (1 + 1e-5) ** 0.5)
+    for group in (slice(i * width, (i + 1) * width) for i in range(4)):
+        out = F.relu(F.conv2d(x, block.conv1.weight[group]) / (1 + 1e-5) ** 0.5)
+        out = F.relu(F.conv2d(out, block.conv2.weight[group], padding=1) / (1 + 1e-5) ** 0.5)
+        paths.append(F.conv2d(out, block.conv3.weight[:, group]) / (1 + 1e-5) ** 0.5)
     block.downsample = nn.Conv2d(8, 64, 1)
     torch.testing.assert_close(block(x), F.relu(sum(paths) + block.downsample(x)))
 
@@ -93,15 +85,15 @@ def test_grouped_is_split_transform_merge() -> None:
 @pytest.mark.parametrize(
     ("arguments", "parameters"),
     [
-        ({"cardinality": 32, "bottleneck_width": 4}, 4_775_754),  # the community's 29 32x4d
+        ({"cardinality": 32, "bottleneck_width": 4}, 4_775_754),  # commonly called 29 32x4d
         ({"cardinality": 8, "bottleneck_width": 64, "num_classes": 100}, 34_518_948),
     ],
 )
-def test_other_sizes_for_cifar(arguments: dict, parameters: int) -> None:
-    assert sum(p.numel() for p in on_meta("resnext29_8x64d", **arguments).parameters()) == parameters
+def test_cifar_overrides_parameters(arguments: dict, parameters: int) -> None:
+    assert sum(p.numel() for p in build_on_meta("resnext29_8x64d", **arguments).parameters()) == parameters
 
 
 @pytest.mark.parametrize("depth", [2, 10, 30])
-def test_depth_that_does_not_exist(depth: int) -> None:
-    with pytest.raises(UserError, match=f"depth={depth}: a ResNeXt for CIFAR has 9 n"):
+def test_cifar_invalid_depth_is_an_error(depth: int) -> None:
+    with pytest.raises(UserError, match=f"depth={depth}: expected 9 n"):
         create_model("resnext29_8x64d", depth=depth)

@@ -1,4 +1,4 @@
-"""Stochastic depth: how often a block survives, what is left of one that does not, and evaluation."""
+"""Stochastic depth: survival probabilities, dropped blocks, and evaluation."""
 
 from collections import Counter
 
@@ -11,16 +11,16 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model
 from cnnzoo.models.resnet import Bottleneck, ResNet
-from cnnzoo.models.stochastic_depth import Gated, GatedBasicBlock, GatedBottleneck, StochasticDepth, gate
-from tests.helpers.zoo import on_meta
+from cnnzoo.models.stochastic_depth import GatedBasicBlock, GatedBlock, GatedBottleneck, StochasticDepth, gate
+from tests.helpers.zoo import build_on_meta
 
 
-def gated(net: nn.Module) -> list[Gated]:
-    return [module for module in net.modules() if isinstance(module, Gated)]
+def gated_blocks(net: nn.Module) -> list[GatedBlock]:
+    return [module for module in net.modules() if isinstance(module, GatedBlock)]
 
 
-def frozen(block: Gated) -> Gated:
-    """The block in training, but for batch norm, whose statistics stay; nothing of it is zero."""
+def freeze_batch_norm(block: GatedBlock) -> GatedBlock:
+    """Put the batch norm of a training block into eval mode, with biases other than zero."""
     for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
         nn.init.normal_(norm.bias)
         norm.eval()
@@ -35,8 +35,8 @@ def frozen(block: Gated) -> Gated:
         ("resnet152_stochastic_depth", 50, 37.25),
     ],
 )
-def test_survival_decays_linearly(name: str, blocks: int, expected: float) -> None:
-    probabilities = [block.survival_probability for block in gated(on_meta(name))]
+def test_survival_probability_decays_linearly(name: str, blocks: int, expected: float) -> None:
+    probabilities = [block.survival_probability for block in gated_blocks(build_on_meta(name))]
     assert len(probabilities) == blocks
     assert probabilities == pytest.approx([1 - i / blocks * 0.5 for i in range(1, blocks + 1)])
     assert probabilities[-1] == 0.5
@@ -45,20 +45,22 @@ def test_survival_decays_linearly(name: str, blocks: int, expected: float) -> No
         assert probabilities[0] == pytest.approx(0.99074, abs=5e-6)
 
 
-def test_survival_of_the_last_block_is_an_argument() -> None:
-    net = on_meta("resnet110_stochastic_depth", survival_probability=0.2)
-    assert [block.survival_probability for block in gated(net)][26::27] == pytest.approx([0.6, 0.2])
-    for wrong in (-0.1, 1.5):
-        with pytest.raises(UserError, match=rf"survival_probability={wrong}: expected 0 to 1"):
-            on_meta("resnet110_stochastic_depth", survival_probability=wrong)
+def test_survival_probability_argument() -> None:
+    net = build_on_meta("resnet110_stochastic_depth", survival_probability=0.2)
+    assert [block.survival_probability for block in gated_blocks(net)][26::27] == pytest.approx([0.6, 0.2])
+    for invalid in (-0.1, 1.5):
+        with pytest.raises(
+            UserError, match=rf"survival_probability={invalid}: expected a number >= 0 and <= 1 for the last block"
+        ):
+            build_on_meta("resnet110_stochastic_depth", survival_probability=invalid)
 
 
-def test_blocks_survive_as_often_as_the_formula_says() -> None:
-    """Each block within 4 standard deviations of its probability in 1,000 mini-batches, their number within 3."""
+def test_blocks_survive_with_their_probability() -> None:
+    """In 1,000 mini-batches each rate is within 4 standard deviations, and the mean number of blocks within 3."""
     torch.manual_seed(0)
     net = create_model("resnet110_stochastic_depth")
     runs: Counter[int] = Counter()
-    for i, block in enumerate(gated(net)):
+    for i, block in enumerate(gated_blocks(net)):
         block.residual = lambda x, i=i: runs.update([i]) or x.new_zeros(())  # type: ignore[method-assign]
     batches = 1000
     with torch.inference_mode():
@@ -71,19 +73,19 @@ def test_blocks_survive_as_often_as_the_formula_says() -> None:
     assert abs(rates.sum() - 40.25) < 3 * (variances.sum() / batches).sqrt()
 
 
-def test_the_graphs_gate_opens_as_often_as_the_formula_says() -> None:
+def test_gate_opens_with_the_given_probability() -> None:
     torch.manual_seed(0)
     for probability in (0.0, 0.5, 0.9, 1.0):
         opened = torch.stack([gate(torch.ones(3), probability) for _ in range(2000)])
-        assert torch.equal(opened.amin(1), opened.amax(1))  # one draw for the whole mini-batch
+        assert torch.equal(opened.amin(1), opened.amax(1))  # one sample for the whole mini-batch
         deviation = (probability * (1 - probability) / 2000) ** 0.5
         assert abs(opened.mean().item() - probability) <= 4 * deviation
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(8, 1), (4, 2)])
-def test_one_draw_decides_for_the_whole_mini_batch_and_nothing_is_rescaled(channels: int, stride: int) -> None:
+def test_block_is_dropped_for_the_whole_mini_batch(channels: int, stride: int) -> None:
     torch.manual_seed(0)
-    block = frozen(GatedBasicBlock(channels, 8, stride))
+    block = freeze_batch_norm(GatedBasicBlock(channels, 8, stride))
     block.survival_probability = 0.5
     x = torch.randn(5, channels, 6, 6)
     identity = x if block.downsample is None else block.downsample(x)
@@ -96,30 +98,30 @@ def test_one_draw_decides_for_the_whole_mini_batch_and_nothing_is_rescaled(chann
     assert 5 < sum(outcomes) < 35
 
 
-def test_evaluation_is_what_training_gives_on_average() -> None:
+def test_eval_equals_the_mean_of_training() -> None:
     torch.manual_seed(0)
-    block = frozen(GatedBasicBlock(4, 4, 1))
+    block = freeze_batch_norm(GatedBasicBlock(4, 4, 1))
     block.survival_probability = 0.7
-    x = 100 + torch.randn(2, 4, 5, 5)  # so far up that no ReLU after the addition cuts
+    x = 100 + torch.randn(2, 4, 5, 5)  # so large that the last ReLU has no effect
     with torch.inference_mode():
         residual = block.residual(x)
         mean = torch.stack([block(x) for _ in range(2000)]).mean(0)
-        found = block.eval()(x)
-    torch.testing.assert_close(found, x + 0.7 * residual)  # equation 5
+        output = block.eval()(x)
+    torch.testing.assert_close(output, x + 0.7 * residual)  # equation 5
     deviation = (0.7 * 0.3 / 2000) ** 0.5
-    assert ((mean - found).abs() <= 4 * deviation * residual.abs() + 1e-3).all()
-    assert residual.abs().max() > 10  # the bound above is far below what another probability would give
+    assert ((mean - output).abs() <= 4 * deviation * residual.abs() + 1e-3).all()
+    assert residual.abs().max() > 10  # another probability would exceed the bound above by far
 
 
-def test_evaluation_cuts_after_the_addition() -> None:
+def test_eval_applies_relu_after_the_addition() -> None:
     torch.manual_seed(0)
-    block = frozen(GatedBottleneck(8, 2, 1)).eval()
+    block = freeze_batch_norm(GatedBottleneck(8, 2, 1)).eval()
     block.survival_probability = 0.5
     x = torch.randn(2, 8, 5, 5)
     torch.testing.assert_close(block(x), F.relu(x + 0.5 * block.residual(x)))
 
 
-def test_evaluation_is_deterministic_and_training_follows_the_seed() -> None:
+def test_eval_is_deterministic_training_depends_on_seed() -> None:
     torch.manual_seed(0)
     net = create_model("resnet110_stochastic_depth", depth=3)
     images = torch.randn(4, 3, 8, 8)
@@ -136,23 +138,23 @@ def test_evaluation_is_deterministic_and_training_follows_the_seed() -> None:
 
 
 @pytest.mark.parametrize("dropped", ["layer1.1", "layer3.0"])
-def test_dropped_block_learns_nothing_and_its_statistics_stay(dropped: str) -> None:
+def test_dropped_block_is_unchanged(dropped: str) -> None:
     torch.manual_seed(0)
     net = StochasticDepth(GatedBottleneck, (2, 1, 1, 1), num_classes=5, stem="small", survival_probability=1.0)
     net.get_submodule(dropped).survival_probability = 0.0
     before = {key: value.clone() for key, value in net.state_dict().items()}
     net(torch.randn(4, 3, 16, 16)).square().sum().backward()
     for key, parameter in net.named_parameters():
-        still = key.startswith(f"{dropped}.") and "downsample" not in key  # the shortcut runs on
-        assert parameter.grad is not None, key  # for weight decay, and for ranks that have to agree
-        assert parameter.grad.any() != still, key
+        is_dropped = key.startswith(f"{dropped}.") and "downsample" not in key  # the shortcut is computed
+        assert parameter.grad is not None, key  # zero, not None: weight decay applies and ranks agree
+        assert parameter.grad.any() != is_dropped, key
     for key, value in net.state_dict().items():
         if key.endswith("num_batches_tracked"):
-            still = key.startswith(f"{dropped}.") and "downsample" not in key
-            assert value - before[key] == (0 if still else 1), key
+            is_dropped = key.startswith(f"{dropped}.") and "downsample" not in key
+            assert value - before[key] == (0 if is_dropped else 1), key
 
 
-def test_frozen_parameters_of_a_dropped_block_get_no_gradient() -> None:
+def test_dropped_frozen_parameters_get_no_gradient() -> None:
     block = GatedBasicBlock(4, 4, 1)
     block.survival_probability = 0.0
     block.conv1.requires_grad_(False)
@@ -161,7 +163,7 @@ def test_frozen_parameters_of_a_dropped_block_get_no_gradient() -> None:
     assert block.conv2.weight.grad is not None
 
 
-def test_where_every_block_survives_it_is_the_resnet() -> None:
+def test_survival_probability_1_equals_resnet() -> None:
     torch.manual_seed(0)
     gated_net = StochasticDepth(GatedBottleneck, (1, 2, 1, 1), num_classes=5, survival_probability=1.0)
     plain = ResNet(Bottleneck, (1, 2, 1, 1), num_classes=5)
@@ -171,23 +173,23 @@ def test_where_every_block_survives_it_is_the_resnet() -> None:
     torch.testing.assert_close(gated_net.eval()(images), plain.eval()(images))
 
 
-def test_imagenet_network_has_the_keys_of_resnet152() -> None:
-    ours, plain = on_meta("resnet152_stochastic_depth").state_dict(), on_meta("resnet152").state_dict()
+def test_imagenet_keys_equal_resnet152() -> None:
+    ours, plain = build_on_meta("resnet152_stochastic_depth").state_dict(), build_on_meta("resnet152").state_dict()
     assert [(key, value.shape) for key, value in ours.items()] == [(key, value.shape) for key, value in plain.items()]
 
 
-def test_shortcuts_average_and_pad() -> None:
+def test_shortcut_averages_and_pads() -> None:
     net = create_model("resnet110_stochastic_depth", depth=2)
-    assert [block.downsample is not None for block in gated(net)] == [False, False, True, False, True, False]
+    assert [block.downsample is not None for block in gated_blocks(net)] == [False, False, True, False, True, False]
     x = torch.randn(2, 16, 6, 6)
     y = net.layer2[0].downsample(x)
     torch.testing.assert_close(y[:, :16], x.unflatten(3, (3, 2)).unflatten(2, (3, 2)).mean((3, 5)))
     assert y.shape == (2, 32, 3, 3)
     assert not y[:, 16:].any()
-    assert net.layer2[0].downsample(x[..., :5, :5]).shape == (2, 32, 3, 3)  # as the convolution rounds
+    assert net.layer2[0].downsample(x[..., :5, :5]).shape == (2, 32, 3, 3)  # rounded like the convolution
 
 
-def test_a_graph_traced_in_training_holds_every_block_and_draws_anew() -> None:
+def test_traced_training_graph_has_all_blocks() -> None:
     torch.manual_seed(0)
     net = create_model("resnet110_stochastic_depth")
     extractor = create_feature_extractor(net, ["fc"]).train()
@@ -201,7 +203,7 @@ def test_a_graph_traced_in_training_holds_every_block_and_draws_anew() -> None:
         assert not torch.equal(extractor(images)["fc"], extractor(images)["fc"])
 
 
-def test_training_compiles_into_one_graph_that_draws_anew() -> None:
+def test_compiled_training_graph_samples_every_step() -> None:
     torch.manual_seed(0)
     net = create_model("resnet110_stochastic_depth", depth=1)
     torch.compiler.reset()

@@ -1,27 +1,19 @@
-"""Wide ResNet: shapes and widths of the paper, the shared pre-activation, and where dropout is."""
+"""Wide ResNet: shapes and widths of the paper, the shared pre-activation, and the position of dropout."""
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.errors import UserError
-from cnnzoo.models import create_model, info
+from cnnzoo.models import create_model
 from cnnzoo.models.wide_resnet import WideBlock
-from tests.helpers.zoo import on_meta
-
-
-def shapes(name: str, nodes: list[str]) -> list[tuple[int, ...]]:
-    """Channels, height and width at each of `nodes`, for one image of the native size."""
-    extractor = create_feature_extractor(on_meta(name).eval(), nodes)
-    features = extractor(torch.empty(1, 3, info(name).input_size, info(name).input_size, device="meta"))
-    return [tuple(features[node].shape[1:]) for node in nodes]
+from tests.helpers.zoo import build_on_meta, node_shapes
 
 
 @pytest.mark.parametrize(("name", "k"), [("wrn_16_8", 8), ("wrn_28_10", 10), ("wrn_40_4", 4)])
-def test_shapes_for_cifar(name: str, k: int) -> None:
+def test_cifar_shapes(name: str, k: int) -> None:
     nodes = ["conv1", "layer1", "layer2", "layer3", "relu", "avgpool"]
-    assert shapes(name, nodes) == [
+    assert node_shapes(name, nodes) == [
         (16, 32, 32),
         (16 * k, 32, 32),
         (32 * k, 16, 16),
@@ -32,9 +24,9 @@ def test_shapes_for_cifar(name: str, k: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["wrn_16_8", "wrn_28_10", "wrn_40_4"])
-def test_layers_are_counted_as_in_the_paper(name: str) -> None:
-    """The convolutions, three projections among them, without the linear layer."""
-    convs = {key: m for key, m in on_meta(name).named_modules() if isinstance(m, nn.Conv2d)}
+def test_number_of_layers(name: str) -> None:
+    """The paper counts the convolutions with the three projections, without the linear layer."""
+    convs = {key: m for key, m in build_on_meta(name).named_modules() if isinstance(m, nn.Conv2d)}
     assert len(convs) == int(name.split("_")[1])
     assert [key for key in convs if "projection" in key] == [f"layer{i}.0.projection" for i in (1, 2, 3)]
     assert all(conv.bias is None for conv in convs.values())
@@ -50,35 +42,35 @@ def test_layers_are_counted_as_in_the_paper(name: str) -> None:
         ({"depth": 40, "widening_factor": 10, "num_classes": 100}, 55_899_444),
     ],
 )
-def test_other_sizes_for_cifar(arguments: dict, parameters: int) -> None:
-    assert sum(p.numel() for p in on_meta("wrn_16_8", **arguments).parameters()) == parameters
+def test_cifar_overrides_parameters(arguments: dict, parameters: int) -> None:
+    assert sum(p.numel() for p in build_on_meta("wrn_16_8", **arguments).parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
-def test_shapes_for_imagenet(name: str) -> None:
-    """Twice ResNet's width inside a bottleneck, ResNet's outside."""
+def test_imagenet_shapes(name: str) -> None:
+    """Twice ResNet's width inside a bottleneck, and ResNet's width at its output."""
     nodes = [f"layer{i}.{part}" for i in (1, 2, 3, 4) for part in ("1.conv1", "1.conv2", "1.conv3")]
     expected = []
     for i in range(4):
         inner, outer, side = 128 * 2**i, 256 * 2**i, 56 // 2**i
         expected += [(inner, side, side), (inner, side, side), (outer, side, side)]
-    assert shapes(name, nodes) == expected
+    assert node_shapes(name, nodes) == expected
 
 
-def test_projection_shares_the_activation() -> None:
-    """Figure 1: where channels change, the shortcut sees relu(bn(x)), elsewhere x as it came."""
+def test_projection_follows_the_first_activation() -> None:
+    """Figure 1: if the channels change, the shortcut projects relu(bn(x)); otherwise it is x."""
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6, 6)
-    grown, even = (WideBlock(4, width, stride=stride, dropout=0.0).eval() for width, stride in ((8, 2), (4, 1)))
-    for block in (grown, even):
-        nn.init.zeros_(block.conv2.weight)  # only the shortcut is left
+    projected, identity = (WideBlock(4, width, stride=stride, dropout=0.0).eval() for width, stride in ((8, 2), (4, 1)))
+    for block in (projected, identity):
+        nn.init.zeros_(block.conv2.weight)  # only the shortcut remains
         nn.init.constant_(block.bn1.bias, 0.3)
-    torch.testing.assert_close(grown(x), grown.projection(torch.relu(grown.bn1(x))))
-    torch.testing.assert_close(even(x), x)
-    assert isinstance(grown.projection, nn.Conv2d)  # bare: no batch norm
+    torch.testing.assert_close(projected(x), projected.projection(torch.relu(projected.bn1(x))))
+    torch.testing.assert_close(identity(x), x)
+    assert isinstance(projected.projection, nn.Conv2d)  # no batch norm
 
 
-def test_residual_branch_is_preactivated() -> None:
+def test_residual_is_preactivated() -> None:
     torch.manual_seed(0)
     block = WideBlock(4, 4, stride=1, dropout=0.0).eval()
     for norm in (block.bn1, block.bn2):
@@ -90,27 +82,27 @@ def test_residual_branch_is_preactivated() -> None:
 
 
 def test_dropout_is_between_the_two_convolutions() -> None:
-    """With everything dropped there, the first convolution still gives something and the second nothing."""
+    """With dropout=1 the output of the first convolution is nonzero, and that of the second is zero."""
     torch.manual_seed(0)
     block = WideBlock(4, 8, stride=1, dropout=1.0).train()
     x = torch.randn(2, 4, 6, 6)
-    seen: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
     for key in ("conv1", "dropout", "conv2"):
-        getattr(block, key).register_forward_hook(lambda _, __, out, key=key: seen.update({key: out}))
+        getattr(block, key).register_forward_hook(lambda _, __, out, key=key: outputs.update({key: out}))
     out = block(x)
-    assert seen["conv1"].any()
-    assert not seen["dropout"].any()
-    assert not seen["conv2"].any()
+    assert outputs["conv1"].any()
+    assert not outputs["dropout"].any()
+    assert not outputs["conv2"].any()
     assert out.any()  # the shortcut is not dropped
 
 
-def test_dropout_is_an_argument() -> None:
-    rates = [m.p for m in on_meta("wrn_28_10", dropout=0.3).modules() if isinstance(m, nn.Dropout)]
+def test_dropout_argument() -> None:
+    rates = [m.p for m in build_on_meta("wrn_28_10", dropout=0.3).modules() if isinstance(m, nn.Dropout)]
     assert rates == [0.3] * 12
-    assert {m.p for m in on_meta("wrn_28_10").modules() if isinstance(m, nn.Dropout)} == {0.0}
+    assert {m.p for m in build_on_meta("wrn_28_10").modules() if isinstance(m, nn.Dropout)} == {0.0}
 
 
-def test_first_weights() -> None:
+def test_initialization() -> None:
     """N(0, 2 / fan_in): the fan-out of the first wide convolution is eight times as large."""
     torch.manual_seed(0)
     net = create_model("wrn_16_8")
@@ -124,6 +116,6 @@ def test_first_weights() -> None:
 
 
 @pytest.mark.parametrize("depth", [4, 18, 27])
-def test_depth_that_does_not_exist(depth: int) -> None:
-    with pytest.raises(UserError, match=f"depth={depth}: a wide ResNet for CIFAR has 6 n"):
+def test_cifar_invalid_depth_is_an_error(depth: int) -> None:
+    with pytest.raises(UserError, match=f"depth={depth}: expected 6 n"):
         create_model("wrn_16_8", depth=depth)

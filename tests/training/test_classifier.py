@@ -1,4 +1,4 @@
-"""The training step: losses, metrics, parameter groups, against what is computed by hand."""
+"""The classifier's losses, metrics and parameter groups, against values computed by hand."""
 
 import pytest
 import pytorch_lightning as pl
@@ -11,7 +11,7 @@ from cnnzoo.errors import UserError
 from cnnzoo.training.classifier import Classifier, topk_correct
 
 
-class Net(nn.Module):
+class LinearNet(nn.Module):
     """A linear network with one auxiliary head."""
 
     def __init__(self):
@@ -41,11 +41,11 @@ def batch():
     return torch.randn(13, 3, 2, 2), torch.randint(4, (13,))
 
 
-def still(parameters):
+def zero_lr_sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.0)
 
 
-def test_hits_counts_the_label_among_the_k_largest():
+def test_topk_correct_finds_the_label_among_k_largest():
     logits = torch.tensor([[0.1, 0.5, 0.3], [0.9, 0.2, 0.3]])
     labels = torch.tensor([2, 1])
     assert topk_correct(logits, labels, 1).tolist() == [0, 0]
@@ -53,63 +53,63 @@ def test_hits_counts_the_label_among_the_k_largest():
     assert topk_correct(logits, labels, 5).tolist() == [1, 1]
 
 
-def test_figures_are_means_over_images_not_over_batches(batch):
-    net = Net()
-    trainer = fit(Classifier(net, optimizer=still), *batch)
+def test_metrics_are_means_over_images_not_batches(batch):
+    net = LinearNet()
+    trainer = fit(Classifier(net, optimizer=zero_lr_sgd), *batch)
     logits = net.eval()(batch[0])
-    now = trainer.callback_metrics
-    assert now["val/loss"].item() == pytest.approx(F.cross_entropy(logits, batch[1]).item(), rel=1e-5)
-    assert now["val/acc1"].item() == pytest.approx((logits.argmax(1) == batch[1]).float().mean().item())
-    assert now["train/loss_epoch"].item() == pytest.approx(now["val/loss"].item(), rel=1e-5)
+    metrics = trainer.callback_metrics
+    assert metrics["val/loss"].item() == pytest.approx(F.cross_entropy(logits, batch[1]).item(), rel=1e-5)
+    assert metrics["val/acc1"].item() == pytest.approx((logits.argmax(1) == batch[1]).float().mean().item())
+    assert metrics["train/loss_epoch"].item() == pytest.approx(metrics["val/loss"].item(), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("error:.*nan.*")
-def test_a_loss_that_is_no_number_is_not_left_out_of_the_mean(batch):
+def test_mean_nan_is_reported(batch):
     batch[0][7] = float("nan")
-    now = fit(Classifier(Net(), optimizer=still), *batch).callback_metrics
-    assert now["train/loss_epoch"].isnan()
-    assert now["val/loss"].isnan()
+    metrics = fit(Classifier(LinearNet(), optimizer=zero_lr_sgd), *batch).callback_metrics
+    assert metrics["train/loss_epoch"].isnan()
+    assert metrics["val/loss"].isnan()
 
 
-def test_auxiliary_losses_and_label_smoothing_count_in_training_alone(batch):
-    net = Net()
-    trainer = fit(Classifier(net, optimizer=still, aux_weight=0.3, label_smoothing=0.1), *batch)
+def test_aux_loss_and_label_smoothing_only_in_training(batch):
+    net = LinearNet()
+    trainer = fit(Classifier(net, optimizer=zero_lr_sgd, aux_weight=0.3, label_smoothing=0.1), *batch)
     logits, (aux,) = net.forward_with_aux(batch[0])
-    main = F.cross_entropy(logits, batch[1], label_smoothing=0.1)
-    expected = main + 0.3 * F.cross_entropy(aux, batch[1], label_smoothing=0.1)
+    main_loss = F.cross_entropy(logits, batch[1], label_smoothing=0.1)
+    expected = main_loss + 0.3 * F.cross_entropy(aux, batch[1], label_smoothing=0.1)
     assert trainer.callback_metrics["train/loss_epoch"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(
         F.cross_entropy(logits, batch[1]).item(), rel=1e-5
     )
 
 
-def test_only_weights_decay(batch):
-    classifier = Classifier(Net(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.5))
+def test_weight_decay_is_only_for_weights(batch):
+    classifier = Classifier(LinearNet(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.5))
     trainer = fit(classifier, *batch)
     decay = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     for name, parameter in classifier.net.named_parameters():
         assert decay[id(parameter)] == (0.5 if name in ("head.weight", "aux.weight") else 0.0)
 
 
-def test_the_schedule_gets_the_trainers_own_number_of_steps(batch):
-    seen = {}
+def test_scheduler_gets_the_number_of_steps(batch):
+    arguments = {}
 
-    def schedule(optimizer, **numbers):
-        seen.update(numbers)
+    def schedule(optimizer, **kwargs):
+        arguments.update(kwargs)
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
-    fit(Classifier(Net(), optimizer=still, scheduler=schedule), *batch, accumulate_grad_batches=3)
-    assert seen == {"total_steps": 1, "steps_per_epoch": 1.0}
+    fit(Classifier(LinearNet(), optimizer=zero_lr_sgd, scheduler=schedule), *batch, accumulate_grad_batches=3)
+    assert arguments == {"total_steps": 1, "steps_per_epoch": 1.0}
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_the_memory_format_is_the_one_asked_for(channels_last):
+def test_channels_last_sets_the_memory_format(channels_last):
     net = nn.Conv2d(3, 8, 3)
-    classifier = Classifier(net, optimizer=still, channels_last=channels_last)
+    classifier = Classifier(net, optimizer=zero_lr_sgd, channels_last=channels_last)
     assert net.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert classifier(torch.rand(2, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 def test_label_smoothing_out_of_range_is_an_error():
-    with pytest.raises(UserError, match=r"label_smoothing=1\.5"):
-        Classifier(Net(), optimizer=still, label_smoothing=1.5)
+    with pytest.raises(UserError, match=r"label_smoothing=1\.5: expected a number >= 0 and < 1"):
+        Classifier(LinearNet(), optimizer=zero_lr_sgd, label_smoothing=1.5)

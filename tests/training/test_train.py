@@ -1,4 +1,4 @@
-"""The main job, start to finish: what it leaves behind, what it says, what it refuses."""
+"""`train.py` from start to end: the run directory, the output, and the errors."""
 
 import csv
 import json
@@ -18,29 +18,29 @@ from cnnzoo.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def lenet(shell, tmp_path_factory):
-    """Two epochs of LeNet-5 on the digits, run as a person runs it: (the process, the run directory)."""
-    here = tmp_path_factory.mktemp("here")
-    done = shell("model=lenet", "trainer.max_epochs=2", "run_dir=a run", cwd=here)
-    assert done.returncode == 0, done.stderr
-    return done, here / "a run"
+def lenet_run(shell, tmp_path_factory):
+    """Two epochs of LeNet-5 on the digits, in a process of its own: (process, run directory)."""
+    directory = tmp_path_factory.mktemp("lenet")
+    process = shell("model=lenet", "trainer.max_epochs=2", "run_dir=a run", cwd=directory)
+    assert process.returncode == 0, process.stderr
+    return process, directory / "a run"
 
 
-def test_the_terminal_says_what_runs_and_what_came_out(lenet):
-    done, _ = lenet
-    assert re.search(r"^model +lenet5 .*61,706 parameters", done.stdout, re.MULTILINE)
-    assert re.search(r"^data +digits: 10 classes, 1,293 train, 144 val, 360 test images", done.stdout, re.MULTILINE)
-    assert re.search(r"^input +32 x 32 pixels, 1 channel", done.stdout, re.MULTILINE)
-    assert "image size 16 -> 32: lenet5 takes exactly 32 pixels" in done.stdout
-    assert re.search(r"^epoch +loss .*val loss .*images/s", done.stdout, re.MULTILINE)
-    assert re.search(r"^ +2/2 +\d\.\d{4} .*\ds", done.stdout, re.MULTILINE)
-    assert re.search(r"^test +acc1 0\.\d{4}", done.stdout, re.MULTILINE)
-    assert "model.weights=a run/checkpoints/best.ckpt" in done.stdout
-    assert "Warning" not in done.stdout + done.stderr
+def test_output_has_the_settings_and_the_results(lenet_run):
+    process, _ = lenet_run
+    assert re.search(r"^model +lenet5 .*61,706 parameters", process.stdout, re.MULTILINE)
+    assert re.search(r"^data +digits: 10 classes, 1,293 train, 144 val, 360 test images", process.stdout, re.MULTILINE)
+    assert re.search(r"^input +32 x 32 pixels, 1 channel", process.stdout, re.MULTILINE)
+    assert "image size 16 -> 32: lenet5 takes exactly 32 pixels" in process.stdout
+    assert re.search(r"^epoch +loss .*val loss .*images/s", process.stdout, re.MULTILINE)
+    assert re.search(r"^ +2/2 +\d\.\d{4} .*\ds", process.stdout, re.MULTILINE)
+    assert re.search(r"^test +acc1 0\.\d{4}", process.stdout, re.MULTILINE)
+    assert "model.weights=a run/checkpoints/best.ckpt" in process.stdout
+    assert "Warning" not in process.stdout + process.stderr
 
 
-def test_the_run_directory_holds_all_of_it(lenet):
-    _, run = lenet
+def test_run_directory_has_all_files(lenet_run):
+    _, run = lenet_run
     for name in ("metrics.json", "metrics.csv", "train.log", ".hydra/config.yaml", ".hydra/overrides.yaml"):
         assert (run / name).is_file(), name
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -48,8 +48,8 @@ def test_the_run_directory_holds_all_of_it(lenet):
     assert yaml.safe_load((run / ".hydra/overrides.yaml").read_text())[:2] == ["model=lenet", "trainer.max_epochs=2"]
 
 
-def test_metrics_json_has_the_final_figures(lenet):
-    _, run = lenet
+def test_metrics_json_has_the_final_metrics(lenet_run):
+    _, run = lenet_run
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["parameters"] == 61706
     assert metrics["epochs"] == 2
@@ -62,8 +62,8 @@ def test_metrics_json_has_the_final_figures(lenet):
     assert 0 <= metrics["perf/data_wait"] <= 1
 
 
-def test_metrics_csv_has_every_epoch(lenet):
-    _, run = lenet
+def test_metrics_csv_has_every_epoch(lenet_run):
+    _, run = lenet_run
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     validated = [row for row in rows if row["val/acc1"]]
     assert [int(row["epoch"]) for row in validated] == [0, 1]
@@ -71,26 +71,26 @@ def test_metrics_csv_has_every_epoch(lenet):
     assert (parameters["optimizer.lr"], parameters["loader"]) == (0.1, "torch")
 
 
-def test_a_training_shorter_than_the_logging_interval_has_a_curve(job, tmp_path):
+def test_short_training_logs_its_last_step(job, tmp_path):
     job("model=lenet", "data.batch_size=300", "trainer.max_epochs=1")  # four steps
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [3]
 
 
-def test_the_same_seed_gives_the_same_figures_and_another_others(lenet, shell, job, tmp_path):
-    def figures(run):
+def test_seed_determines_the_metrics(lenet_run, shell, job, tmp_path):
+    def final_metrics(run):
         metrics = json.loads((run / "metrics.json").read_text())
         return {name: value for name, value in metrics.items() if not name.startswith(("seconds", "perf/"))}
 
-    words = ("model=lenet", "trainer.max_epochs=2")
-    assert shell(*words, f"run_dir={tmp_path / 'again'}").returncode == 0
-    job(*words, "seed=1")
-    assert figures(tmp_path / "again") == figures(lenet[1])
-    assert figures(tmp_path / "run") != figures(lenet[1])
+    overrides = ("model=lenet", "trainer.max_epochs=2")
+    assert shell(*overrides, f"run_dir={tmp_path / 'again'}").returncode == 0
+    job(*overrides, "seed=1")
+    assert final_metrics(tmp_path / "again") == final_metrics(lenet_run[1])
+    assert final_metrics(tmp_path / "run") != final_metrics(lenet_run[1])
 
 
-def test_tensorboard_has_the_scalars_the_images_the_graph_and_the_text(lenet):
-    _, run = lenet
+def test_tensorboard_has_scalars_images_graph_and_text(lenet_run):
+    _, run = lenet_run
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
     tags = events.Tags()
     scalars = {"train/loss", "train/acc1", "val/loss", "val/acc1", "val/acc5", "test/loss", "test/acc1", "test/acc5"}
@@ -99,10 +99,10 @@ def test_tensorboard_has_the_scalars_the_images_the_graph_and_the_text(lenet):
         assert [event.step for event in events.Scalars(name)] == [9, 19, 29, 39]
     for name in ("val/acc1", "val_class/7"):
         assert [event.step for event in events.Scalars(name)] == [19, 39]
-    (picture,) = events.Images("train/first_batch")
-    assert (picture.width, picture.height) == (5 * 70, 5 * (70 + 14))
-    pictures = {"val/confusion_matrix": [19, 39], "val/mistakes": [19, 39], "test/confusion_matrix": [40]}
-    for name, steps in {**pictures, "test/mistakes": [40], "net/filters": [0, 39]}.items():
+    (image,) = events.Images("train/first_batch")
+    assert (image.width, image.height) == (5 * 70, 5 * (70 + 14))
+    image_steps = {"val/confusion_matrix": [19, 39], "val/mistakes": [19, 39], "test/confusion_matrix": [40]}
+    for name, steps in {**image_steps, "test/mistakes": [40], "net/filters": [0, 39]}.items():
         assert [event.step for event in events.Images(name)][-2:] == steps, name
     assert tags["graph"]
     for name, content in (("config", b"max_epochs: 2"), ("layers", b"61,706 parameters")):
@@ -111,24 +111,24 @@ def test_tensorboard_has_the_scalars_the_images_the_graph_and_the_text(lenet):
     assert "custom_scalars__config__" in tags["tensors"]
 
 
-def test_tensorboard_s_confusion_matrix_is_that_of_the_best_checkpoint(lenet):
-    _, run = lenet
+def test_tensorboard_confusion_matrix_is_of_best_checkpoint(lenet_run):
+    _, run = lenet_run
     net = cnnzoo.load_run(run)
     test = Digits(split_seed=0).split("test")
     with torch.no_grad():
-        said = net(torch.stack([net.preprocess(image) for image in test.pixels])).argmax(1)
+        predictions = net(torch.stack([net.preprocess(image) for image in test.pixels])).argmax(1)
     counts = torch.zeros(10, 10, dtype=torch.int64)
-    for true, predicted in zip(test.labels.tolist(), said.tolist(), strict=True):
+    for true, predicted in zip(test.labels.tolist(), predictions.tolist(), strict=True):
         counts[true, predicted] += 1
-    (found,) = EventAccumulator(str(run), size_guidance={"tensors": 0}).Reload().Tensors("test/confusion")
-    assert make_ndarray(found.tensor_proto).tolist() == counts.tolist()
+    (confusion,) = EventAccumulator(str(run), size_guidance={"tensors": 0}).Reload().Tensors("test/confusion")
+    assert make_ndarray(confusion.tensor_proto).tolist() == counts.tolist()
     with (run / "confusion_test.csv").open() as file:
         rows = {(row["true"], row["predicted"]): int(row["images"]) for row in csv.DictReader(file)}
     assert rows == {(str(t), str(p)): n for t, row in enumerate(counts.tolist()) for p, n in enumerate(row) if n}
 
 
-def test_the_row_of_hyperparameters_has_what_was_typed_and_the_final_figures(lenet):
-    _, run = lenet
+def test_tensorboard_hparams_have_overrides_and_results(lenet_run):
+    _, run = lenet_run
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     infos = HParamsPluginData.FromString(content).experiment.hparam_infos
@@ -140,7 +140,7 @@ def test_the_row_of_hyperparameters_has_what_was_typed_and_the_final_figures(len
         assert [event.value for event in events.Scalars(f"result/{name}")] == [pytest.approx(metrics[name])]
 
 
-def test_what_was_typed_is_among_the_hyperparameters(job, tmp_path):
+def test_hparams_yaml_has_the_overrides(job, tmp_path):
     job("model=lenet", "augment=none", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "augment.mean=[0.5]")
     parameters = yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())
     assert (parameters["trainer.limit_train_batches"], parameters["augment.mean"]) == (2, "[0.5]")
@@ -148,17 +148,16 @@ def test_what_was_typed_is_among_the_hyperparameters(job, tmp_path):
     assert "run_dir" not in parameters
 
 
-def test_a_checkpoint_is_plain_and_gives_the_run_back(lenet):
-    _, run = lenet
-    saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-    facts = saved["cnnzoo"]
-    assert facts["model"] == {"name": "lenet5", "num_classes": 10, "in_channels": 1}
-    assert facts["classes"] == [str(digit) for digit in range(10)]
-    assert facts["preprocess"]["image_size"] == 32
+def test_load_run_gives_the_tested_network(lenet_run):
+    _, run = lenet_run
+    metadata = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["cnnzoo"]
+    assert metadata["model"] == {"name": "lenet5", "num_classes": 10, "in_channels": 1}
+    assert metadata["classes"] == [str(digit) for digit in range(10)]
+    assert metadata["preprocess"]["image_size"] == 32
 
     net = cnnzoo.load_run(run)
     assert not net.training
-    assert net.classes == tuple(facts["classes"])
+    assert net.classes == tuple(metadata["classes"])
     test = Digits(split_seed=0).split("test")
     with torch.no_grad():
         logits = net(torch.stack([net.preprocess(image) for image in test.pixels]))
@@ -166,52 +165,52 @@ def test_a_checkpoint_is_plain_and_gives_the_run_back(lenet):
     assert accuracy == pytest.approx(json.loads((run / "metrics.json").read_text())["test/acc1"], abs=1e-6)
 
 
-def test_load_run_says_what_is_missing_or_torn(tmp_path):
-    with pytest.raises(UserError, match=r"holds no checkpoints/best.ckpt"):
+def test_load_run_without_a_usable_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"has no checkpoints/best.ckpt"):
         cnnzoo.load_run(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/best.ckpt").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"best.ckpt cannot be read .*: take last.ckpt"):
+    (tmp_path / "checkpoints/best.ckpt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"best.ckpt is damaged .*: take last.ckpt"):
         cnnzoo.load_run(tmp_path)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "checkpoints/best.ckpt")
-    with pytest.raises(UserError, match=r"best.ckpt is no checkpoint of cnnzoo"):
+    with pytest.raises(UserError, match=r"best.ckpt is not a checkpoint of cnnzoo"):
         cnnzoo.load_run(tmp_path)
 
 
-def test_training_goes_on_from_a_run(lenet, job):
-    _, run = lenet
-    words = ("model=lenet", "trainer.max_epochs=1", "optimizer.lr=0", f"model.weights={run}/checkpoints/best.ckpt")
-    assert job(*words) == pytest.approx(json.loads((run / "metrics.json").read_text())["val/acc1"])
+def test_model_weights_takes_a_checkpoint(lenet_run, job):
+    _, run = lenet_run
+    overrides = ("model=lenet", "trainer.max_epochs=1", "optimizer.lr=0", f"model.weights={run}/checkpoints/best.ckpt")
+    assert job(*overrides) == pytest.approx(json.loads((run / "metrics.json").read_text())["val/acc1"])
 
 
-def test_a_folder_with_an_awkward_name_trains(flowers, job):
+def test_folder_name_with_special_characters_trains(flowers, job):
     accuracy = job("model=lenet", "data=folder", f"data.root={flowers}", "data.batch_size=8", "trainer.max_epochs=4")
     assert accuracy == 1.0
 
 
-def test_a_multirun_outlives_a_bad_job(shell, tmp_path):
-    words = (
+def test_multirun_continues_after_a_failed_job(shell, tmp_path):
+    overrides = (
         "-m",
         "model=lenet,nosuch",
         "model.name=lenet5,lenet6",
         "trainer.max_epochs=1",
         "trainer.limit_train_batches=2",
     )
-    done = shell(*words, f"run_dir={tmp_path}")
-    assert done.returncode == 1
-    assert "unknown model 'nosuch'" in done.stderr
-    assert "unknown model 'lenet6': did you mean lenet5" in done.stdout
-    assert "2 jobs of this multirun failed" in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    process = shell(*overrides, f"run_dir={tmp_path}")
+    assert process.returncode == 1
+    assert "unknown model 'nosuch'" in process.stderr
+    assert "unknown model 'lenet6': did you mean lenet5" in process.stdout
+    assert "2 jobs of this multirun failed" in process.stderr
+    assert "Traceback" not in process.stdout + process.stderr
     assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["0_lenet5"]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "message"),
     [
         (["model.name=resnet19"], "unknown model 'resnet19': did you mean resnet1"),
-        (["model.name=vgg11"], "model.name=vgg11 is of the family vgg: type model=vgg as well"),
-        (["data=folder"], "data=folder needs data.root="),
+        (["model.name=vgg11"], "model.name=vgg11: it is of the family vgg; also type model=vgg"),
+        (["data=folder"], "data=folder: expected data.root="),
         (["data=folder", "data.root=/no/such/place"], "/no/such/place"),
         (["data.root=/tmp"], "takes no root"),
         (
@@ -225,45 +224,48 @@ def test_a_multirun_outlives_a_bad_job(shell, tmp_path):
         (["data.batch_size=many"], "data.batch_size=many"),
         (["data.batch_size=5000"], "data.batch_size="),
         (["loader.workers=-1"], "loader.workers=-1"),
-        (["seed=-1"], "seed=-1: a whole number"),
+        (["seed=-1"], "seed=-1: expected a whole number from 0 to 4294967295"),
         (["label_smoothing=2"], "label_smoothing=2"),
         (["optimizer.lr=-1"], "optimizer.lr=-1"),
         (["optimizer.lr=fast"], "optimizer.lr=fast"),
         (["+optimizer.speed=1"], "optimizer: "),
         (["+model.args.groth=1"], "groth"),
         (["+data.rot=x"], "data: "),
-        (["scheduler.warmup_epochs=99"], "scheduler.warmup_epochs=99: the training has 10 epochs"),
-        (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: a schedule needs an end"),
+        (
+            ["scheduler.warmup_epochs=99"],
+            "scheduler.warmup_epochs=99: expected a number >= 0 and <= 10 (the training has 10 epochs)",
+        ),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: the learning-rate schedule needs a number of steps"),
         (["trainer.precision=17"], "trainer: "),
-        (["optimized_metric=test/acc1"], "optimized_metric=test/acc1: there are val/acc1"),
+        (["optimized_metric=test/acc1"], "optimized_metric=test/acc1: expected val/acc1, val/acc5 or val/loss"),
         (["model.weights=/no/such.ckpt"], "/no/such.ckpt"),
         (["augment.crop=middle"], "augment.crop=middle"),
     ],
 )
-def test_bad_values_are_one_line(words, says, job):
+def test_bad_value_is_one_line(overrides, message, job):
     with pytest.raises(UserError) as error:
-        job(*words)
-    assert says in str(error.value)
+        job(*overrides)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_bad_value_in_the_shell_is_one_line_and_exit_code_1(shell, tmp_path):
-    words = ("model.name=resnet19", f"run_dir={tmp_path / 'run'}")
-    done = shell(*words)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: unknown model 'resnet19': did you mean resnet18, resnet152, resnet110?\n"
-    assert "Traceback" in shell(*words, HYDRA_FULL_ERROR="1").stderr
+def test_bad_value_in_the_shell_exits_with_1(shell, tmp_path):
+    overrides = ("model.name=resnet19", f"run_dir={tmp_path / 'run'}")
+    process = shell(*overrides)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr == "error: unknown model 'resnet19': did you mean resnet18, resnet152, resnet110?\n"
+    assert "Traceback" in shell(*overrides, HYDRA_FULL_ERROR="1").stderr
 
 
-def test_a_finished_run_is_not_written_over(lenet, shell):
-    _, run = lenet
+def test_finished_run_is_not_overwritten(lenet_run, shell):
+    _, run = lenet_run
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    done = shell("model=lenet", f"run_dir={run}")
-    assert done.returncode == 1
-    assert "already holds a finished run" in done.stderr
+    process = shell("model=lenet", f"run_dir={run}")
+    assert process.returncode == 1
+    assert "already holds a finished run" in process.stderr
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_quick_try_leaves_figures(job, tmp_path):
+def test_debug_fast_writes_metrics(job, tmp_path):
     assert not math.isnan(job("model=lenet", "debug=fast"))
     assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] >= 0

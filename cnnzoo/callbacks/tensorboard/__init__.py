@@ -1,1 +1,1 @@
-"""What TensorBoard shows besides curves of scalars."""
+"""Callbacks that write to TensorBoard more than curves of scalars."""

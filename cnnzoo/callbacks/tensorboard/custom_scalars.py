@@ -1,4 +1,4 @@
-"""The page of TensorBoard that answers the four questions: the tab "Custom Scalars"."""
+"""Layout of TensorBoard's tab "Custom Scalars": learning, speed and mistakes on one page."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -8,46 +8,46 @@ from cnnzoo.callbacks.tensorboard.evaluation import MAX_MATRIX_CLASSES, Evaluati
 from cnnzoo.callbacks.tensorboard.writer import summary_writers
 from cnnzoo.callbacks.throughput import Throughput
 
-Charts = dict[str, list[str]]  # title -> patterns of the tags whose curves it has
+Charts = dict[str, list[str]]
+"""Title of a chart -> regular expressions of the tags that it shows."""
 
 
 class CustomScalarLayout(Callback):
-    """Writes the layout of the charts, once: learning, speed and bottleneck, classes, of what this run logs."""
+    """Writes the layout of the charts once, at the start of a run, with only the metrics that this run logs."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, unless the run began earlier."""
         if trainer.global_step:
-            return
+            return  # a resumed run has written it
         layout = {
-            title: {name: ["Multiline", tags] for name, tags in charts.items()}
-            for title, charts in custom_scalar_layout(trainer).items()
+            category: {title: ["Multiline", tags] for title, tags in charts.items()}
+            for category, charts in custom_scalar_layout(trainer).items()
         }
         for writer in summary_writers(trainer):
             writer.add_custom_scalars(layout)
 
 
 def custom_scalar_layout(trainer: Trainer) -> dict[str, Charts]:
-    """The charts under each question. Patterns match from the start of a tag, hence the `$`."""
-    here = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    """Category -> its charts. TensorBoard matches a pattern from the start of a tag, so each ends with `$`."""
+    callback_types = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
     learning: Charts = {
         "accuracy": ["train/acc1$", "train/acc1_epoch$", "val/acc1$"],
         "loss": ["train/loss$", "train/loss_epoch$", "val/loss$"],
         "learning rate": ["lr$"],
     }
-    if GradientNorm in here:
+    if GradientNorm in callback_types:
         learning |= {"gradient norm": ["norm/gradient$"], "weight norm": ["norm/weight$"]}
     layout = {"Is it learning?": learning}
     speed: Charts = {}
-    if Throughput in here:
+    if Throughput in callback_types:
         speed["images per second"] = ["perf/images_per_second$"]
-        speed["share of the time spent waiting for data"] = ["perf/data_wait$"]
-    gpu = next((callback for callback in trainer.callbacks if isinstance(callback, GpuStats)), None)  # type: ignore[attr-defined]
-    if gpu is not None and gpu.present(trainer):
-        if gpu.can_read_utilization:
-            speed["GPU use"] = ["perf/gpu_use$"]
-        speed["GPU memory, GiB, at its peak"] = ["perf/gpu_allocated$", "perf/gpu_reserved$"]
+        speed["fraction of the time spent waiting for data"] = ["perf/data_wait$"]
+    gpu_stats = next((callback for callback in trainer.callbacks if isinstance(callback, GpuStats)), None)  # type: ignore[attr-defined]
+    if gpu_stats is not None and gpu_stats.has_gpu(trainer):
+        if gpu_stats.can_read_utilization:
+            speed["GPU utilization"] = ["perf/gpu_use$"]
+        speed["peak GPU memory, GiB"] = ["perf/gpu_allocated$", "perf/gpu_reserved$"]
     if speed:
         layout["Is it fast, and what limits it?"] = speed
-    if Evaluation in here and trainer.datamodule.num_classes <= MAX_MATRIX_CLASSES:  # type: ignore[attr-defined]
+    if Evaluation in callback_types and trainer.datamodule.num_classes <= MAX_MATRIX_CLASSES:  # type: ignore[attr-defined]
         layout["Where is it wrong?"] = {"accuracy of each class, validation": ["val_class/.*"]}
     return layout

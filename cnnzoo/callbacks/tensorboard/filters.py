@@ -1,4 +1,4 @@
-"""The first layer's filters as a picture."""
+"""The first layer's filters as an image."""
 
 from typing import Any
 
@@ -12,25 +12,23 @@ from cnnzoo.callbacks.tensorboard.writer import add_image, summary_writers
 
 
 class Filters(Callback):
-    """Writes the first layer's filters, before training and after epochs, as `net/filters`; for RGB images in colour.
+    """Writes the first layer's filters before training and after epochs, as the image `net/filters`.
 
-    A network whose first layer is no convolution has none, nor one whose weights are parted among ranks. `max_time_fraction` of the
-    training time is what it may take; epochs that would exceed it are left out, but not the last one. A picture of 64
-    filters takes 3 ms.
+    Filters of RGB images are shown in color. A network whose first layer is not a convolution is skipped, as are
+    sharded weights. The images take at most `max_time_fraction` of the training time: epochs that would exceed it are
+    skipped, except the last one. An image of 64 filters takes 3 ms.
     """
 
     def __init__(self, *, max_time_fraction: float = 0.001) -> None:
         self.time_budget = TimeBudget(max_time_fraction, "callbacks.filters.max_time_fraction")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write those that training begins with, unless it began earlier."""
         self.time_budget.start()
-        if not trainer.global_step:
+        if not trainer.global_step:  # not in a resumed run
             self._write(trainer, pl_module, step=0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write them, where there is time."""
-        if self.time_budget.left or is_last_epoch(trainer):
+        if self.time_budget.has_time_left or is_last_epoch(trainer):
             self._write(trainer, pl_module, step=last_logged_step(trainer))
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, step: int) -> None:
@@ -44,7 +42,7 @@ class Filters(Callback):
 
 
 def first_layer_weight(net: nn.Module) -> Tensor | None:
-    """(N, C, H, W) weights of the first layer that has any, if that is a convolution and all of it is here."""
+    """Weight (N, C, H, W) of the first layer with parameters; None if that is no convolution or is sharded."""
     first = next((module for module in net.modules() if any(True for _ in module.parameters(recurse=False))), None)
     if not isinstance(first, nn.Conv2d) or hasattr(first.weight, "full_tensor") or first.weight.ndim != 4:
         return None

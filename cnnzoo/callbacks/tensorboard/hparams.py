@@ -7,31 +7,31 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 FIRST_METRICS = ("test/acc1", "val/acc1", "val/loss", "train/acc1", "perf/images_per_second")
-"""Figures whose columns come first: five are shown unless more are asked for."""
+"""Metrics whose columns come first: TensorBoard shows five unless more are selected."""
 
 
 def write_hparams(
     writer: SummaryWriter,
     table: Mapping[str, bool | str | float | int],
-    figures: Mapping[str, float],
+    metrics: Mapping[str, float],
     *,
     first: Collection[str],
     step: int,
 ) -> None:
-    """Write the row, one for each run: `table`, with the columns in `first` ahead of the others, and the figures.
+    """Write the run's row: the hyperparameters of `table`, those named in `first` before the others, and `metrics`.
 
-    The figures become scalars of their own, `result/<name>`: TensorBoard takes a metric's last value, and where the
-    curve `val/acc1` ends is not the best epoch, whose accuracy the result is.
+    Each metric is also written as a scalar of its own, `result/<name>`. TensorBoard shows a metric's last value, and
+    the last value of the curve `val/acc1` is not that of the best epoch, which is the run's result.
     """
-    order = sorted(figures, key=lambda name: FIRST_METRICS.index(name) if name in FIRST_METRICS else len(FIRST_METRICS))
-    result = {f"result/{name}": figures[name] for name in order}
-    experiment, *session = hparams(dict(table), result)
+    names = sorted(metrics, key=lambda name: FIRST_METRICS.index(name) if name in FIRST_METRICS else len(FIRST_METRICS))
+    results = {f"result/{name}": metrics[name] for name in names}
+    experiment, *session = hparams(dict(table), results)
     metadata = experiment.value[0].metadata.plugin_data
     content = HParamsPluginData.FromString(metadata.content)
     for info in content.experiment.hparam_infos:
-        info.differs = info.name in first  # TensorBoard's own rule, what differs comes first, needs it said here
+        info.differs = info.name in first  # TensorBoard puts the hyperparameters first that differ between runs
     metadata.content = content.SerializeToString()
     for summary in (experiment, *session):
         writer._get_file_writer().add_summary(summary)
-    for name, value in result.items():
+    for name, value in results.items():
         writer.add_scalar(name, value, step)

@@ -1,41 +1,41 @@
-"""How often what can be left out is shown: as often as a small share of the run's time pays for."""
+"""Limits optional work to a fraction of the training time."""
 
 import time
 from types import TracebackType
 
-from cnnzoo.errors import UserError
+from cnnzoo.checks import check_number
 
 
 class TimeBudget:
-    """Time that may be spent, at most `max_time_fraction` of what has gone by since `start`; nothing spent, some is always left.
+    """Allows optional work, such as pictures, as long as it takes at most `max_time_fraction` of the elapsed time.
 
-    Spend it in a `with` block. So pictures come after every epoch of a long training, and rarely in one whose epochs
-    take no longer than a picture; the share holds either way. `key` is what sets the share, for the error.
+    Work inside a `with` block is counted. Pictures then appear after every epoch of a long training, and rarely if an
+    epoch takes no longer than a picture. Before anything is spent, there is always time left. `key` names the setting
+    in the error for a fraction outside (0, 1].
     """
 
     def __init__(self, max_time_fraction: float, key: str) -> None:
-        if not 0 < max_time_fraction <= 1:
-            raise UserError(f"{key}={max_time_fraction}: a share of the time, above 0 and at most 1")
-        self.max_time_fraction = max_time_fraction
+        self.max_time_fraction = check_number(key, max_time_fraction, above=0, maximum=1)
         self.start()
 
     def start(self) -> None:
-        """Begin to count."""
-        self.began, self.spent = time.perf_counter(), 0.0
+        """Start measuring elapsed and spent time."""
+        self.start_time, self.spent_seconds = time.perf_counter(), 0.0
 
     @property
-    def left(self) -> bool:
-        """Whether some may be spent now."""
+    def has_time_left(self) -> bool:
+        """Whether optional work may start now."""
         return self.covers(0.0)
 
     def covers(self, seconds: float) -> bool:
-        """Whether so much may be spent now."""
-        return self.spent + seconds <= self.max_time_fraction * (time.perf_counter() - self.began)
+        """Whether work that takes this long may start now."""
+        elapsed = time.perf_counter() - self.start_time
+        return self.spent_seconds + seconds <= self.max_time_fraction * elapsed
 
     def __enter__(self) -> None:
-        self._entered = time.perf_counter()
+        self._enter_time = time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.spent += time.perf_counter() - self._entered
+        self.spent_seconds += time.perf_counter() - self._enter_time

@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides curves: the first training batch, the graph; and what all that write to it share."""
+"""Callbacks for the first training batch and the graph, and the TensorBoard helpers that all callbacks share."""
 
 import logging
 import warnings
@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.callbacks.tensorboard.drawing import Picture, draw_captioned_grid
-from cnnzoo.errors import UserError
+from cnnzoo.checks import check_int
 
 log = logging.getLogger(__name__)
 
 
 def summary_writers(trainer: Trainer) -> list[SummaryWriter]:
-    """The TensorBoard writers of this process: none without such a logger, and none but on the first rank."""
+    """The writers of the trainer's TensorBoard loggers; empty on all ranks but rank 0."""
     if not trainer.is_global_zero:
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def add_image(writer: SummaryWriter, tag: str, picture: Picture, step: int) -> None:
-    """`writer.add_image`, several times as quick: with uint8 as it is, and little compression."""
+    """Like `writer.add_image`, but several times faster: no conversion of the uint8 pixels, and little compression."""
     file = BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     height, width, _ = picture.shape
@@ -35,59 +35,57 @@ def add_image(writer: SummaryWriter, tag: str, picture: Picture, step: int) -> N
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def denormalize(images: Tensor, data: Any) -> Tensor:
-    """(N, C, H, W) as the network gets them -> in 0 to 1, as they look; `data` knows mean and deviation."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.resolved_mean, data.resolved_std))
+def denormalize(images: Tensor, datamodule: Any) -> Tensor:
+    """Images (N, C, H, W) as the network receives them -> values in 0 to 1, by the data module's mean and std."""
+    mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (datamodule.resolved_mean, datamodule.resolved_std))
     return images.float().cpu() * std + mean
 
 
 class FirstBatch(Callback):
-    """Writes the first training batch as the network gets it, augmented, as a grid with the class under each image.
+    """Writes a grid of the first training batch, augmented, with the class under each image.
 
-    Images of more than 70 pixels are shown as large as they are, which takes "Show actual image size" in TensorBoard.
+    Images larger than 70 pixels keep their size; in TensorBoard, turn on "Show actual image size" to see it.
     """
 
     def __init__(self, max_images: int = 25) -> None:
-        if max_images < 1:
-            raise UserError(f"callbacks.first_batch.max_images={max_images}: at least 1 image")
-        self.max_images = max_images
+        self.max_images = check_int("callbacks.first_batch.max_images", max_images, minimum=1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Write the grid, once."""
         if trainer.global_step or batch_idx:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
         for writer in summary_writers(trainer):
-            images, labels = (part[: self.max_images].cpu() for part in batch)
-            captions, side = [data.classes[label] for label in labels.tolist()], max(70, images.shape[-1])
-            picture = draw_captioned_grid(denormalize(images, data), captions, columns=5, side=side)
+            images, labels = (tensor[: self.max_images].cpu() for tensor in batch)
+            captions = [datamodule.classes[label] for label in labels.tolist()]
+            side = max(70, images.shape[-1])
+            picture = draw_captioned_grid(denormalize(images, datamodule), captions, columns=5, side=side)
             add_image(writer, "train/first_batch", picture, 0)
 
 
 class Graph(Callback):
-    """Writes the network's graph after the first step, traced in evaluation mode on the first image of the batch.
+    """Writes the network's graph after the first step, traced in eval mode on one image of the batch.
 
-    Tracing densenet121, the slowest of the zoo, takes about 3 seconds, resnet18 half a second.
+    Tracing takes half a second for resnet18, and about 3 seconds for densenet121, the slowest. If the network cannot be
+    traced, training continues without a graph. Skipped when the weights are sharded.
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write the graph, once; a network that cannot be traced has none, and training goes on."""
         if batch_idx or trainer.current_epoch or trainer.global_step > 1:
             return
         if hasattr(pl_module.net, "unshard"):
-            return  # sharded: no rank has the whole of it
+            return  # sharded: no rank has all weights
         for writer in summary_writers(trainer):
             net: Any = pl_module.net
-            compiled, net._compiled_call_impl = net._compiled_call_impl, None  # the plain network is what is drawn
+            compiled, net._compiled_call_impl = net._compiled_call_impl, None  # torch.compile's form has no graph
             net.eval()
             try:
                 with warnings.catch_warnings(), torch.no_grad():
-                    warnings.simplefilter("ignore")  # about tracing: nothing the person could do anything about
+                    warnings.simplefilter("ignore")  # the tracer's warnings, about which a user can do nothing
                     writer.add_graph(net, batch[0][:1].float())
             except RuntimeError as error:
-                log.info("no graph in TensorBoard: %s", str(error).splitlines()[0])
+                log.info("TensorBoard shows no graph: %s", str(error).splitlines()[0])
             finally:
                 net.train()
                 net._compiled_call_impl = compiled

@@ -1,1 +1,1 @@
-"""The cache: image files are read once and kept in RAM, shared by all workers and ranks of a machine."""
+"""The RAM cache: each image file is read once, into memory that all workers and ranks of a machine share."""

@@ -1,4 +1,4 @@
-"""The cache: images are read once, before training, and lie in RAM from then on."""
+"""The cache's settings, and filling it: in one process, from an earlier run's file, or once per machine."""
 
 import hashlib
 import json
@@ -15,36 +15,39 @@ import numpy as np
 import numpy.typing as npt
 from torch import distributed
 
+from cnnzoo.checks import check_choice, check_int, check_number
 from cnnzoo.data.cache import available_memory
 from cnnzoo.data.cache.fill import CacheFiller, Progress, downscaled_size
 from cnnzoo.data.cache.shared_memory import ImageStore
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.decode import check_header, error_reason, read_file
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.files import write_json
 from cnnzoo.runtime.formatting import format_bytes
 
 MODES = ("none", "encoded", "decoded", "auto")
-SAMPLED_HEADERS = 64  # files whose headers say how much memory decoded images take
-STAT_THREADS = 16  # threads that ask for files' sizes
-POLL_SECONDS = 5.0  # seconds
-FILE_PREFIX = "cnnzoo-cache"  # followed by a fingerprint, in the directory of `persist`
+SAMPLED_HEADERS = 64  # files whose headers give the estimate of the decoded size
+STAT_THREADS = 16  # threads that call os.stat on the files
+POLL_SECONDS = 5.0  # time between two messages from the rank that fills the cache
+FILE_PREFIX = "cnnzoo-cache"  # name of a persisted cache, followed by its fingerprint
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What is kept in RAM of image files. Sets that are in memory anyway have no use for it.
+    """Which images to keep in RAM. It applies to image files; data sets that are in memory anyway ignore it.
 
-    mode: "none": files are read in every epoch; "encoded": the files' bytes; "decoded": pixels; "auto": decoded where
-        that fits the budget, else encoded.
-    budget: the share, above 0 and at most 1, of the available memory that the cache may take, a container's limit
-        counted. What does not fit is read from its file in every epoch.
-    resize: the shorter side of what is kept, in pixels, never enlarged (encoded: as JPEG of quality 90); None keeps
-        the images as they are. It changes what the network sees.
-    persist: a directory where the filled cache is written, and mapped by later runs; None: it goes with the run.
+    mode: "none" reads the files in every epoch, "encoded" keeps the files' bytes, "decoded" keeps the pixels. "auto" is
+        "decoded" if that fits the budget, else "encoded".
+    budget: the fraction of the available memory (within the container's limit) that the cache may use, above 0 and at
+        most 1. Images that do not fit are read from their files in every epoch.
+    resize: the shorter side of the cached images in pixels. Images are never enlarged; encoded ones become JPEGs of
+        quality 90. None keeps the original size. It changes what the network sees.
+    persist: a directory to write the filled cache to. Later runs map it instead of filling it again. None: the cache
+        exists only during the run.
 
-    Raises UserError for values that cannot be.
+    Raises UserError for values out of range.
     """
 
     mode: Literal["none", "encoded", "decoded", "auto"] = "auto"
@@ -53,65 +56,74 @@ class Cache:
     persist: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"data.cache.mode={self.mode}: it can be {', '.join(MODES)}")
-        if isinstance(self.budget, bool) or not isinstance(self.budget, int | float) or not 0 < self.budget <= 1:
-            raise UserError(f"data.cache.budget={self.budget}: a share of the available memory, above 0 and at most 1")
-        if self.resize is not None and (isinstance(self.resize, bool) or not isinstance(self.resize, int)):
-            raise UserError(f"data.cache.resize={self.resize}: the shorter side in pixels, or null")
-        if self.resize is not None and self.resize < 1:
-            raise UserError(f"data.cache.resize={self.resize}: at least 1 pixel")
+        check_choice("data.cache.mode", self.mode, MODES)
+        check_number("data.cache.budget", self.budget, above=0, maximum=1, note="(a fraction of the available memory)")
+        if self.resize is not None:
+            check_int("data.cache.resize", self.resize, minimum=1, note="(the shorter side in pixels), or null")
         for key in ("resize", "persist"):
             if self.mode == "none" and getattr(self, key) is not None:
-                raise UserError(f"data.cache.{key}={getattr(self, key)} needs a cache: data.cache.mode=none has none")
+                raise UserError(
+                    f"data.cache.{key}={getattr(self, key)}: has no effect with data.cache.mode=none; type another "
+                    f"data.cache.mode, or leave data.cache.{key} out"
+                )
 
     def fill(
         self, splits: Mapping[str, Split], *, channels: int, on_bad_file: str, progress: Progress | None = None
     ) -> dict[str, ImageStore]:
-        """A store for each of `splits`, which are all of files; none with mode "none".
+        """Cache the images of `splits`, all of which are files; returns one store per split (mode "none": no stores).
 
-        Every file's header, size and end are checked (decoded: all of it). Bad files are logged, each with its reason;
-        `on_bad_file="error"` then raises UserError, "skip" goes on without them. `channels` is what pixels get.
+        The header, size and end of every file are checked; mode "decoded" decodes it completely. Each bad file is
+        logged with the reason. Then `on_bad_file="error"` raises UserError, and "skip" leaves the bad files out.
+        `channels`: of decoded pixels.
         """
         if self.mode == "none" or not splits:
             return {}
-        most = int(available_memory.available_bytes() * self.budget)
-        decode = self.mode == "decoded" or (self.mode == "auto" and self._decoded_bytes(splits, channels) < most)
-        kept = channels if decode else None
+        max_bytes = int(available_memory.available_bytes() * self.budget)
+        decode = self.mode == "decoded" or (self.mode == "auto" and self._decoded_bytes(splits, channels) < max_bytes)
+        stored_channels = channels if decode else None
+
+        def filler(path: Path | None = None) -> CacheFiller:
+            return CacheFiller(
+                splits,
+                max_bytes=max_bytes,
+                channels=stored_channels,
+                shorter_side=self.resize,
+                path=path,
+                progress=progress,
+            )
+
         if self.persist is None:
-            return CacheFiller(splits, most=most, channels=kept, side=self.resize, progress=progress).run(on_bad_file)
-        place = self._place(splits, kept)
-        found = _read_persisted(place, splits, kept)
-        if found:
-            log.info("cache: %s, %s, mapped from an earlier run", place, format_bytes(place.stat().st_size))
-            return found
-        unfinished = place.with_suffix(f".{os.getpid()}.tmp")
+            return filler().run(on_bad_file)
+        path = self._persisted_path(splits, stored_channels)
+        stores = _load_persisted(path, splits, stored_channels)
+        if stores:
+            log.info("cache: mapped %s, %s, filled by an earlier run", path, format_bytes(path.stat().st_size))
+            return stores
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            stores = CacheFiller(
-                splits, most=most, channels=kept, side=self.resize, path=unfinished, progress=progress
-            ).run(on_bad_file)
-            _write_persisted(stores, unfinished, place)
+            stores = filler(unfinished).run(on_bad_file)
+            _finish_persisted(stores, unfinished, path)
         except OSError as error:
             raise UserError(f"data.cache.persist={self.persist}: {error_reason(error)}") from error
         finally:
             unfinished.unlink(missing_ok=True)
-        return _read_persisted(place, splits, kept)
+        return _load_persisted(path, splits, stored_channels)
 
     def _decoded_bytes(self, splits: Mapping[str, Split], channels: int) -> float:
-        """How many bytes all pixels take: an estimate, from the headers of some files."""
+        """Estimate the size of all decoded images from the headers of some files."""
         total = 0.0
         for split in splits.values():
             pixels: list[int] = []
-            for at in np.linspace(0, len(split) - 1, min(SAMPLED_HEADERS, len(split))).astype(int):
+            for index in np.linspace(0, len(split) - 1, min(SAMPLED_HEADERS, len(split))).astype(int):
                 try:
-                    pixels.append(math.prod(downscaled_size(*check_header(read_file(split.path(at))), self.resize)))
-                except Exception:  # it is named when the cache is filled
+                    pixels.append(math.prod(downscaled_size(*check_header(read_file(split.path(index))), self.resize)))
+                except Exception:  # bad files are reported when the cache is filled
                     continue
             total += len(split) * channels * float(np.mean(pixels or [0]))
         return total
 
-    def _place(self, splits: Mapping[str, Split], channels: int | None) -> Path:
-        """The persisted cache's file, whose name tells what is in it: which files, in which state, kept how."""
+    def _persisted_path(self, splits: Mapping[str, Split], channels: int | None) -> Path:
+        """The persisted cache's file, named by a hash of the files' paths, sizes and times, and of the settings."""
         digest = hashlib.blake2b(repr((1, self.resize, channels)).encode(), digest_size=10)
         for name, split in sorted(splits.items()):
             assert split.paths is not None
@@ -134,9 +146,9 @@ def fill_once_per_machine(
     trainer: Any = None,
     progress: Progress | None = None,
 ) -> dict[str, ImageStore]:
-    """`cache.fill`, by the first process of each machine; the machine's others map what it filled.
+    """Call `cache.fill` on local rank 0 of each machine; its other ranks map the filled memory.
 
-    `trainer` is Lightning's, None for a process by itself. What goes wrong on one machine is raised on all.
+    `trainer` is Lightning's; None is a single process. If one machine fails, the UserError is raised on all ranks.
     """
 
     def fill() -> dict[str, ImageStore]:
@@ -147,59 +159,61 @@ def fill_once_per_machine(
     stores: dict[str, ImageStore] = {}
     with ThreadPoolExecutor(1) as pool:
         filling = pool.submit(fill) if trainer.local_rank == 0 else None
-        while True:  # in rounds, as a collective of torch's must not take longer than its time-out
-            mine: Any = None
+        while True:  # poll: one collective that waits for the filling would exceed its timeout
+            status: Any = None  # None while filling, then a str (the error) or a dict (the stores' locations)
             if filling is not None:
                 wait([filling], POLL_SECONDS)
                 if filling.done() and filling.exception() is not None:
-                    mine = f"{filling.exception()}"
+                    status = f"{filling.exception()}"
                 elif filling.done():
                     stores = filling.result()
-                    mine = {name: store.place for name, store in stores.items()}
-            said: list[Any] = [None] * trainer.world_size
-            distributed.all_gather_object(said, (trainer.node_rank, trainer.local_rank, mine))
-            first = {node: what for node, local, what in said if local == 0}
-            wrong = [what for what in first.values() if isinstance(what, str)]
-            if wrong:
-                raise UserError(wrong[0])
-            if None not in first.values():
+                    status = {name: store.location for name, store in stores.items()}
+            gathered: list[Any] = [None] * trainer.world_size
+            distributed.all_gather_object(gathered, (trainer.node_rank, trainer.local_rank, status))
+            by_node = {node_rank: status for node_rank, local_rank, status in gathered if local_rank == 0}
+            errors = [status for status in by_node.values() if isinstance(status, str)]
+            if errors:
+                raise UserError(errors[0])
+            if None not in by_node.values():
                 break
-    return stores or {name: ImageStore(*place) for name, place in first[trainer.node_rank].items()}
+    return stores or {name: ImageStore(*location) for name, location in by_node[trainer.node_rank].items()}
 
 
-def _write_persisted(stores: Mapping[str, ImageStore], unfinished: Path, place: Path) -> None:
-    """Put a filled file in its place, with a note of what is in it; never half-written."""
+def _finish_persisted(stores: Mapping[str, ImageStore], unfinished: Path, path: Path) -> None:
+    """Move a filled file to `path` and write its metadata beside it. Without the metadata, the file is not used."""
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
-    note = {"bytes": unfinished.stat().st_size, "begins": {name: store.place[1] for name, store in stores.items()}}
-    written = unfinished.with_suffix(".json.tmp")
-    written.write_text(json.dumps(note))
-    os.replace(unfinished, place)
-    os.replace(written, place.with_suffix(".json"))
+    metadata = {
+        "bytes": unfinished.stat().st_size,
+        "begins": {name: store.location[1] for name, store in stores.items()},
+    }
+    os.replace(unfinished, path)
+    write_json(path.with_suffix(".json"), metadata)
 
 
-def _read_persisted(place: Path, splits: Mapping[str, Split], channels: int | None) -> dict[str, ImageStore]:
-    """The stores that an earlier run left; none where it left none, or where they are no longer whole."""
+def _load_persisted(path: Path, splits: Mapping[str, Split], channels: int | None) -> dict[str, ImageStore]:
+    """The stores in a persisted cache; an empty dict if there is none or if it is truncated."""
     try:
-        note = json.loads(place.with_suffix(".json").read_text())
-        size = place.stat().st_size
+        metadata = json.loads(path.with_suffix(".json").read_text())
+        size = path.stat().st_size
     except (OSError, ValueError):
         return {}
-    if size != note["bytes"]:
-        log.warning("cache: %s is cut short (%s of %s bytes) and is made anew", place, size, note["bytes"])
+    if size != metadata["bytes"]:
+        log.warning("cache: %s is truncated (%s of %s bytes) and will be filled again", path, size, metadata["bytes"])
         return {}
-    return {name: ImageStore(str(place), note["begins"][name], len(split), channels) for name, split in splits.items()}
+    offsets = metadata["begins"]
+    return {name: ImageStore(str(path), offsets[name], len(split), channels) for name, split in splits.items()}
 
 
 def _file_stats(split: Split) -> npt.NDArray[np.int64]:
-    """(N, 2): size in bytes and time of change in nanoseconds of each file; 0 where there is none any more."""
+    """(N, 2): the size in bytes and the modification time in nanoseconds of each file; 0 and 0 for a missing file."""
 
-    def ask(index: int) -> tuple[int, int]:
+    def stat(index: int) -> tuple[int, int]:
         try:
-            state = os.stat(split.path(index))
+            result = os.stat(split.path(index))
         except OSError:
             return 0, 0
-        return state.st_size, state.st_mtime_ns
+        return result.st_size, result.st_mtime_ns
 
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        return np.array(list(pool.map(ask, range(len(split)), chunksize=256)), np.int64).reshape(-1, 2)
+        return np.array(list(pool.map(stat, range(len(split)), chunksize=256)), np.int64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Filling the cache: many threads read, check and perhaps decode all files, once, into one block of memory."""
+"""Filling the cache: threads read, check and, if needed, decode every file once, into one block of shared memory."""
 
 import logging
 import os
@@ -21,137 +21,143 @@ from cnnzoo.errors import UserError
 from cnnzoo.runtime.cpu import usable_cores
 from cnnzoo.runtime.formatting import format_bytes, format_duration
 
-FILES_PER_TASK = 32  # files that a thread takes at a time
-READERS_PER_CORE = 2  # threads per core, for reading: half of them may wait for the disk
-JPEG_QUALITY, JPEG_SUBSAMPLING = 90, "420"  # of the JPEGs that `resize` makes; Pillow would halve the colours so, too
-RESERVED_MEMORY_FRACTION = 0.05  # of the machine's memory: filling ends where less is left, whatever the budget
-MEMORY_CHECK_BYTES = 64 * 2**20  # bytes between two looks at what is left
-READ_BUFFER_BYTES = 2**20  # bytes of a file that a thread reads at once; it grows with the files
-MAX_NAMED_FILES = 10  # bad files that an error names; the log names all
-LOG_SECONDS = 30.0  # seconds between two lines where there is no terminal
+FILES_PER_TASK = 32  # files that a thread processes before it takes the next task
+READERS_PER_CORE, MAX_READERS = 2, 32  # threads that only read; more than the cores, because some wait for the disk
+JPEG_QUALITY, JPEG_SUBSAMPLING = 90, "420"  # of the JPEGs that `resize` writes; 4:2:0 is Pillow's default, too
+RESERVED_MEMORY_FRACTION = 0.05  # filling stops when less of the machine's memory is left, whatever the budget
+MEMORY_CHECK_BYTES = 64 * 2**20  # bytes cached between two checks of the memory that is left
+READ_BUFFER_BYTES = 2**20  # initial size of a thread's read buffer, which grows to the largest file
+MAX_LISTED_FILES = 10  # bad files in the error message; the log lists all
+LOG_INTERVAL_SECONDS = 30.0  # between two progress lines in the log
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
-"""Called with the number of images done and the bytes used so far."""
+"""Called with the number of processed images and the bytes used so far."""
 Progress = Callable[[int], AbstractContextManager[Report]]
-"""Called with the number of images; its context manager gives the function to report to."""
+"""Called with the number of images; returns a context manager that gives the `Report`."""
 
 
 class CacheFiller:
-    """One filling of one cache. `channels` None keeps encoded files, else pixels of so many channels.
+    """Fills one cache with the images of `splits`; use it once.
 
-    `most`: bytes that may be taken. `side`: what the shorter side of each image is brought down to, None to keep it.
-    `path`: an ordinary file to fill instead of memory without a name.
+    max_bytes: memory that the cache may use.
+    channels: of the decoded pixels; None caches encoded files.
+    shorter_side: target size in pixels of each image's shorter side; None keeps the size.
+    path: a file to fill instead of anonymous memory.
+    progress: shows the progress; None logs it.
     """
 
     def __init__(
         self,
         splits: Mapping[str, Split],
         *,
-        most: int,
+        max_bytes: int,
         channels: int | None,
-        side: int | None,
+        shorter_side: int | None,
         path: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.splits, self.channels, self.side = splits, channels, side
+        self.splits, self.channels, self.shorter_side = splits, channels, shorter_side
         self.progress = progress or log_progress
-        self.memory = SharedBuffer(most, path)
+        self.memory = SharedBuffer(max_bytes, path)
         self.indices = {name: np.zeros(len(split), ENTRY_DTYPE) for name, split in splits.items()}
         for index in self.indices.values():
             index["start"] = -1
-        self.images = sum(map(len, splits.values()))
-        self.bad: list[BadFile] = []
-        self.done = 0
-        self.least = int(available_memory.available_bytes() * RESERVED_MEMORY_FRACTION)
-        self._looked = 0
-        self._own = threading.local()
-        self._end = threading.Event()  # the memory is full, or the run is broken off
+        self.num_images = sum(map(len, splits.values()))
+        self.num_cached = 0
+        self.bad_files: list[BadFile] = []
+        self.reserved_bytes = int(available_memory.available_bytes() * RESERVED_MEMORY_FRACTION)
+        self._bytes_at_last_check = 0
+        self._thread_local = threading.local()
+        self._stop = threading.Event()  # set when the memory is full or the run is interrupted
 
     def run(self, on_bad_file: str) -> dict[str, ImageStore]:
-        """Fill, and hand over a store for each split. Raises UserError for bad files, all in one, unless "skip"."""
+        """Fill the cache and return one store per split.
+
+        Raises UserError that lists the bad files, unless `on_bad_file` is "skip".
+        """
         started = time.perf_counter()
         cores = usable_cores()
-        plain = self.channels is None and self.side is None
-        threads = min(32, cores * READERS_PER_CORE) if plain else cores
-        with ThreadPoolExecutor(threads) as pool, self.progress(self.images) as report:
-            parts = [
-                pool.submit(self._part, name, start)
+        only_reads = self.channels is None and self.shorter_side is None
+        threads = min(MAX_READERS, cores * READERS_PER_CORE) if only_reads else cores
+        with ThreadPoolExecutor(threads) as pool, self.progress(self.num_images) as report:
+            tasks = [
+                pool.submit(self._cache_files, name, start)
                 for name, split in self.splits.items()
                 for start in range(0, len(split), FILES_PER_TASK)
             ]
             try:
-                for part in parts:
-                    part.result()
-                    report(self.done + len(self.bad), self.memory.used)
+                for task in tasks:
+                    task.result()
+                    report(self.num_cached + len(self.bad_files), self.memory.used)
             except BaseException:
-                self._end.set()
+                self._stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        self._report(on_bad_file)
-        begins = self.memory.finish(self.indices)
+        self._report_bad_files(on_bad_file)
+        offsets = self.memory.finish(self.indices)
         stores = {
-            name: ImageStore(self.memory.path, begins[name], len(split), self.channels, self.memory)
+            name: ImageStore(self.memory.path, offsets[name], len(split), self.channels, self.memory)
             for name, split in self.splits.items()
         }
-        held = sum(store.held for store in stores.values())
+        num_cached = sum(store.num_cached for store in stores.values())
         seconds = time.perf_counter() - started
         log.info(
             "cache: %s of %s images %s in RAM, %s, filled in %.1f s (%s images/s)",
-            f"{held:,}",
-            f"{self.images:,}",
-            "as files" if self.channels is None else "decoded",
+            f"{num_cached:,}",
+            f"{self.num_images:,}",
+            "encoded" if self.channels is None else "decoded",
             format_bytes(self.memory.used),
             seconds,
-            f"{held / max(seconds, 1e-9):,.0f}",
+            f"{num_cached / max(seconds, 1e-9):,.0f}",
         )
-        left = self.images - held - len(self.bad)
-        if left:
+        not_cached = self.num_images - num_cached - len(self.bad_files)
+        if not_cached:
             log.warning(
                 "cache: %s images (%.0f%%) did not fit in data.cache.budget and are read from their files in every "
-                "epoch; a larger budget, data.cache.mode=encoded or data.cache.resize=256 hold more",
-                f"{left:,}",
-                100 * left / self.images,
+                "epoch; to cache more, type a larger budget, data.cache.mode=encoded or data.cache.resize=256",
+                f"{not_cached:,}",
+                100 * not_cached / self.num_images,
             )
         return stores
 
-    def _part(self, name: str, start: int) -> None:
-        """Files `start` to `start + AT_ONCE` of a split."""
+    def _cache_files(self, name: str, start: int) -> None:
+        """Cache the files `start` to `start + FILES_PER_TASK` of a split."""
         split, index = self.splits[name], self.indices[name]
-        for at in range(start, min(start + FILES_PER_TASK, len(split))):
-            if self._end.is_set():
+        for row in range(start, min(start + FILES_PER_TASK, len(split))):
+            if self._stop.is_set():
                 return
-            path = split.path(at)
+            path = split.path(row)
             try:
-                data, height, width = self._kept(path)
-            except Exception as error:  # whatever a broken file makes a decoder raise
-                self.bad.append(BadFile(path, error_reason(error)))
+                data, height, width = self._load_image(path)
+            except Exception as error:  # decoders raise various exceptions for bad files
+                self.bad_files.append(BadFile(path, error_reason(error)))
                 continue
-            place = self._room(len(data))
-            if place is None:
-                self._end.set()
+            offset = self._allocate(len(data))
+            if offset is None:
+                self._stop.set()
                 return
-            self.memory.put(data, place)
-            index[at] = place, len(data), height, width
-            self.done += 1
+            self.memory.write(data, offset)
+            index[row] = offset, len(data), height, width
+            self.num_cached += 1
 
-    def _kept(self, path: str) -> tuple[memoryview, int, int]:
-        """(what is kept of a file, the image's height and width), until this thread asks for the next one."""
-        if self.channels is None and self.side is None:
-            file = self._read(path)
+    def _load_image(self, path: str) -> tuple[memoryview, int, int]:
+        """(the bytes to cache, height, width) of an image. The bytes are valid until this thread's next call."""
+        if self.channels is None and self.shorter_side is None:
+            file = self._read_file(path)
             return file, *check_header(file)
         pixels = decode_bytes(read_file(path), self.channels or 3)
-        pixels = resize(pixels[None], *downscaled_size(pixels.shape[0], pixels.shape[1], self.side))[0]
+        pixels = resize(pixels[None], *downscaled_size(pixels.shape[0], pixels.shape[1], self.shorter_side))[0]
         height, width = pixels.shape[:2]
         data: bytes | Pixels = np.ascontiguousarray(pixels)
         if self.channels is None:
             data = simplejpeg.encode_jpeg(data, JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING)
         return memoryview(data).cast("B"), height, width  # type: ignore[arg-type]
 
-    def _read(self, path: str) -> memoryview:
-        """The file's bytes, in a buffer of this thread's own."""
-        buffer: bytearray = getattr(self._own, "buffer", None) or bytearray(READ_BUFFER_BYTES)
+    def _read_file(self, path: str) -> memoryview:
+        """Read a file into this thread's buffer."""
+        buffer: bytearray = getattr(self._thread_local, "buffer", None) or bytearray(READ_BUFFER_BYTES)
         file, size = os.open(path, os.O_RDONLY), 0
         try:
             while count := os.readv(file, [memoryview(buffer)[size:]]):
@@ -160,64 +166,64 @@ class CacheFiller:
                     buffer = buffer + bytearray(size)
         finally:
             os.close(file)
-        self._own.buffer = buffer
+        self._thread_local.buffer = buffer
         return memoryview(buffer)[:size]
 
-    def _room(self, size: int) -> int | None:
-        if self.memory.used - self._looked > MEMORY_CHECK_BYTES:
-            self._looked = self.memory.used
-            if available_memory.available_bytes() < self.least:
-                log.warning("cache: the machine's memory runs out; filling ends here")
+    def _allocate(self, size: int) -> int | None:
+        """The offset of `size` new bytes, or None if the budget or the machine's memory is used up."""
+        if self.memory.used - self._bytes_at_last_check > MEMORY_CHECK_BYTES:
+            self._bytes_at_last_check = self.memory.used
+            if available_memory.available_bytes() < self.reserved_bytes:
+                log.warning("cache: the machine is running out of memory; filling stops here")
                 return None
-        return self.memory.take(size)
+        return self.memory.allocate(size)
 
-    def _report(self, on_bad_file: str) -> None:
-        """Name the bad files."""
-        if not self.bad:
+    def _report_bad_files(self, on_bad_file: str) -> None:
+        """Log each bad file; raise UserError for `on_bad_file="error"`."""
+        if not self.bad_files:
             return
-        self.bad.sort(key=lambda bad: bad.path)
-        for bad in self.bad:
+        self.bad_files.sort(key=lambda bad: bad.path)
+        for bad in self.bad_files:
             log.warning("bad file: %s: %s", bad.path, bad.reason)
         if on_bad_file == "error":
-            named = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad[:MAX_NAMED_FILES])
-            more = (
-                f"; and {len(self.bad) - MAX_NAMED_FILES} more, all in the log"
-                if len(self.bad) > MAX_NAMED_FILES
-                else ""
-            )
-            count = "1 file" if len(self.bad) == 1 else f"{len(self.bad)} files"
+            count = len(self.bad_files)
+            listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad_files[:MAX_LISTED_FILES])
+            more = f"; and {count - MAX_LISTED_FILES} more, all in the log" if count > MAX_LISTED_FILES else ""
+            files = "1 file" if count == 1 else f"{count} files"
             raise UserError(
-                f"{count} cannot be read ({named}{more}): mend or remove them, or type data.on_bad_file=skip"
+                f"{files} cannot be read ({listed}{more}); repair or remove them, or type data.on_bad_file=skip"
             )
 
 
-def downscaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
-    """(height, width) with the shorter side at `side`, the longer in proportion; never enlarged, None leaves them."""
-    if side is None or min(height, width) <= side:
+def downscaled_size(height: int, width: int, shorter_side: int | None) -> tuple[int, int]:
+    """The (height, width) after scaling the shorter side down to `shorter_side`. Never enlarges; None: unchanged."""
+    if shorter_side is None or min(height, width) <= shorter_side:
         return height, width
-    return (side, side * width // height) if height <= width else (side * height // width, side)
+    if height <= width:
+        return shorter_side, shorter_side * width // height
+    return shorter_side * height // width, shorter_side
 
 
 @contextmanager
 def log_progress(total: int) -> Iterator[Report]:
-    """Log a line when filling begins, then one every `LOG_SECONDS`."""
-    started = logged = time.perf_counter()
+    """Log a line at the start and then one every `LOG_INTERVAL_SECONDS`."""
+    started = last_logged = time.perf_counter()
     log.info("filling the cache with %s images", f"{total:,}")
 
-    def report(done: int, used: int) -> None:
-        nonlocal logged
+    def report(processed: int, used: int) -> None:
+        nonlocal last_logged
         now = time.perf_counter()
-        if now - logged < LOG_SECONDS or not done:
+        if now - last_logged < LOG_INTERVAL_SECONDS or not processed:
             return
-        logged = now
-        rate = done / (now - started)
+        last_logged = now
+        rate = processed / (now - started)
         log.info(
             "filling the cache: %s of %s images  %s images/s  %s  %s left",
-            f"{done:,}",
+            f"{processed:,}",
             f"{total:,}",
             f"{rate:,.0f}",
             format_bytes(used),
-            format_duration((total - done) / rate),
+            format_duration((total - processed) / rate),
         )
 
     yield report

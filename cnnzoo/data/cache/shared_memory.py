@@ -1,7 +1,8 @@
-"""Images in one block of memory, shared by all workers and all ranks of a machine: each maps the same file.
+"""Images in one block of shared memory: all workers and ranks of a machine map the same file.
 
-On Linux the file is a memfd: it has no name, knows no limit such as that of /dev/shm, and goes with the last process
-that holds it, however that ends. Elsewhere, and for a cache that is to last, it is an ordinary file.
+On Linux the file is a memfd. It has no name and is not limited by the size of /dev/shm. The kernel frees it when the
+last process that uses it ends, even if that process is killed. Elsewhere, and for a persisted cache, it is an ordinary
+file.
 """
 
 import contextlib
@@ -16,18 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 ENTRY_DTYPE = np.dtype([("start", "<i8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4")])
-"""Where an image lies (start -1: it is not held), and its size, upright."""
+"""Index entry of an image: offset in the file (-1: not cached), number of bytes, height and width when upright."""
 
 HAS_MEMFD = hasattr(os, "memfd_create")
 Pixels = npt.NDArray[np.uint8]
 
 
 class SharedBuffer:
-    """A file of shared memory being filled; any number of threads `take` pieces of it. `most` is in bytes."""
+    """Shared memory that threads fill: `allocate` a piece, then `write` to it. Both are thread-safe.
 
-    def __init__(self, most: int, path: Path | None = None) -> None:
-        self.most, self.used = max(most, 1), 0
-        self._temporary: Path | None = None
+    path: a file to use instead of anonymous memory.
+    """
+
+    def __init__(self, max_bytes: int, path: Path | None = None) -> None:
+        self.max_bytes, self.used = max(max_bytes, 1), 0
+        self._temporary_file: Path | None = None
         self._lock = threading.Lock()
         if path is not None:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -37,86 +41,89 @@ class SharedBuffer:
             self.path = f"/proc/{os.getpid()}/fd/{self._file}"
         else:
             self._file, self.path = tempfile.mkstemp(prefix="cnnzoo-cache-")
-            self._temporary = Path(self.path)
-        os.ftruncate(self._file, self.most)  # sparse: a page costs memory once it is written
-        self.view = memoryview(mmap.mmap(self._file, self.most))
+            self._temporary_file = Path(self.path)
+        os.ftruncate(self._file, self.max_bytes)  # sparse: a page uses memory only once it is written
+        self.view = memoryview(mmap.mmap(self._file, self.max_bytes))
 
-    def take(self, size: int) -> int | None:
-        """Where a piece of `size` bytes of its own begins; None where it does not fit any more."""
+    def allocate(self, size: int) -> int | None:
+        """The offset of a new piece of `size` bytes, or None if it does not fit."""
         with self._lock:
-            if self.used + size > self.most:
+            if self.used + size > self.max_bytes:
                 return None
             start, self.used = self.used, self.used + size
         return start
 
-    def put(self, data: memoryview, start: int) -> None:
-        """Write to a piece; not through the mapping, for which the kernel would zero and map each page first."""
+    def write(self, data: memoryview, start: int) -> None:
+        """Write `data` at offset `start`; with pwrite, because a mapped page would first be zeroed by the kernel."""
         while len(data):
-            done = os.pwrite(self._file, data, start)
-            data, start = data[done:], start + done
+            written = os.pwrite(self._file, data, start)
+            data, start = data[written:], start + written
 
     def finish(self, indices: dict[str, npt.NDArray[np.void]]) -> dict[str, int]:
-        """Cut the file to what was taken, with the splits' indices (of ENTRY) behind it; returns where each begins."""
+        """Truncate the file to the allocated size and append `indices` (of ENTRY_DTYPE); returns their offsets."""
         self.view.release()
-        begins: dict[str, int] = {}
+        offsets: dict[str, int] = {}
         os.ftruncate(self._file, self.used)
-        at = -(-self.used // 8) * 8
+        offset = -(-self.used // 8) * 8  # aligned to 8 bytes
         for name, index in indices.items():
-            begins[name] = at
-            at += os.pwrite(self._file, index.tobytes(), at)
-        return begins
+            offsets[name] = offset
+            offset += os.pwrite(self._file, index.tobytes(), offset)
+        return offsets
 
     def __del__(self) -> None:
-        """Let go of the file; a memfd goes when no process maps it any more."""
+        """Close the file. A memfd is freed when no process maps it any more."""
         with contextlib.suppress(OSError, AttributeError):
             os.close(self._file)
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
+        if self._temporary_file is not None:
+            self._temporary_file.unlink(missing_ok=True)
 
 
 class ImageStore:
-    """N images of one split, as bytes of files (`channels` None) or as pixels, in the file at `path`.
+    """The N cached images of one split in the file at `path`: encoded files (`channels` None) or decoded pixels.
 
-    Pickled, it travels as its place alone, and maps the same memory where it arrives. `owner` keeps the memory alive.
+    index_offset: where the N index entries begin in the file.
+    buffer: kept alive as long as the store.
+
+    Pickling transfers only the arguments; the unpickled store maps the same memory.
     """
 
     def __init__(
-        self, path: str, begin: int, count: int, channels: int | None, owner: SharedBuffer | None = None
+        self, path: str, index_offset: int, count: int, channels: int | None, buffer: SharedBuffer | None = None
     ) -> None:
-        self.place = path, begin, count, channels
-        self.channels, self._owner = channels, owner
-        self._bytes = _map_file(path)
-        self.index = np.frombuffer(self._bytes, ENTRY_DTYPE, count, begin)
-        self._view = memoryview(self._bytes)
+        self.location = path, index_offset, count, channels
+        self.channels, self._buffer = channels, buffer
+        self._mapping = _map_file(path)
+        self.index = np.frombuffer(self._mapping, ENTRY_DTYPE, count, index_offset)
+        self._view = memoryview(self._mapping)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ImageStore, self.place
+        return ImageStore, self.location
 
     @property
-    def held(self) -> int:
-        """How many images it holds."""
+    def num_cached(self) -> int:
+        """The number of images that are in memory."""
         return int((self.index["start"] >= 0).sum())
 
     def get(self, index: int) -> tuple[memoryview | Pixels, tuple[int, int]] | None:
-        """The image's bytes, or its pixels (H, W, channels), as a view, and its (H, W); None where it is not held."""
+        """(the file's bytes or the pixels (H, W, channels), (H, W)) without copying, or None if not cached."""
         start, size, height, width = self.index[index].item()
         if start < 0:
             return None
         if self.channels is None:
             return self._view[start : start + size], (height, width)
-        pixels = np.frombuffer(self._bytes, np.uint8, size, start)
+        pixels = np.frombuffer(self._mapping, np.uint8, size, start)
         return pixels.reshape(height, width, self.channels), (height, width)
 
 
-_MAPS: WeakValueDictionary[tuple[int, int], mmap.mmap] = WeakValueDictionary()
+_MAPPINGS: WeakValueDictionary[tuple[int, int], mmap.mmap] = WeakValueDictionary()
 
 
 def _map_file(path: str) -> mmap.mmap:
-    """The file at `path`, mapped once in this process, whatever the number of stores in it."""
+    """Map the file at `path` read-only, once per process however many stores use it."""
     with open(path, "rb") as file:
         state = os.fstat(file.fileno())
-        key = state.st_dev, state.st_ino  # not the path: the number of a closed memfd is given to the next
-        found = _MAPS.get(key)
-        if found is None:
-            found = _MAPS[key] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return found
+        key = state.st_dev, state.st_ino  # not the path: a closed memfd's number in it is reused for the next one
+        mapping = _MAPPINGS.get(key)
+        if mapping is None:
+            mapping = _MAPPINGS[key] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return mapping

@@ -1,1 +1,1 @@
-"""Data sets: where images and labels come from."""
+"""Data sets: built-in images, folders of images, and torchvision's data sets."""

@@ -1,27 +1,30 @@
-"""The data sets: digits (real, ships with scikit-learn), synthetic, any folder (`folder.py`), and `standard.py`'s."""
+"""Data sets that need no download: `Digits`, real images that ship with cnnzoo, and `Synthetic`, computed images."""
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from cnnzoo.checks import check_choice, check_int
 from cnnzoo.data.counter_rng import IMAGE_STREAM, uniform
 from cnnzoo.data.split import Split, reject_root, train_val_test_split
-from cnnzoo.errors import UserError
+
+DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
 
 class Digits:
-    """1,797 handwritten digits of 8x8 grey pixels, scanned from 43 writers (UCI, 1998), as scikit-learn ships them.
+    """1,797 handwritten digits of 8x8 grey pixels, from 13 writers (Alpaydin and Kaynak, UCI, 1998; CC BY 4.0).
 
-    Their grey values, 0 to 16, are stretched to 0 to 255. There is no test split of their own: a fifth of them is test.
-    Raises UserError for a typed root.
+    The images are the same as those of scikit-learn's `load_digits`. Their grey values, 0 to 16, are scaled to 0 to
+    255. A fifth of the images is the test split. Raises UserError if `root` is set.
     """
 
     name = "digits"
     classes = tuple("0123456789")
     channels = 1
-    image_size = 16  # twice their own: at 8 a pooling net has nothing left to pool
-    mean = (0.3059,)  # measured on train with split_seed 0
+    image_size = 16  # twice the images' own size: at 8 pixels, a network with pooling has nothing left to pool
+    mean = (0.3059,)  # of the training split with split_seed 0
     std = (0.3761,)
 
     def __init__(self, root: str | None = None, split_seed: int = 0) -> None:
@@ -30,26 +33,25 @@ class Digits:
 
     def split(self, name: str) -> Split | None:
         """The split "train" (1,293 images), "val" (144) or "test" (360)."""
-        pixels, labels, indices = self._everything
-        at = indices.get(name)
-        return None if at is None else Split(labels[at], pixels=pixels[at])
+        pixels, labels, indices = self._arrays
+        rows = indices.get(name)
+        return None if rows is None else Split(labels[rows], pixels=pixels[rows])
 
     @cached_property
-    def _everything(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]:
-        from sklearn.datasets import load_digits  # here, not above: importing it takes a second where nobody needs it
-
-        digits = load_digits()
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
-        labels = digits.target.astype(np.int64)
+    def _arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]:
+        """(pixels, labels, the rows of each split)."""
+        with np.load(DIGITS_FILE) as digits:
+            images, labels = digits["images"], digits["target"].astype(np.int64)
+        pixels = np.rint(images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
         return pixels, labels, train_val_test_split(labels, self.split_seed)
 
 
 class Synthetic:
-    """Made-up images that a net can learn: each class is a smooth random pattern, each image that pattern under noise.
+    """Computed images that a network can learn: one smooth random pattern per class, plus noise in each image.
 
-    For trying things out and for measuring without a file. `images` is how many there are in all; a fifth of them is
-    test, a tenth of the rest val. `split_seed` decides patterns, noise and splits. Raises UserError for a typed root,
-    and for sizes of which nothing can be made.
+    Use it to try things out and to measure speed without files. `images` is the number of images in all splits: a
+    fifth is test, a tenth of the rest is val. `split_seed` determines patterns, noise and splits. Raises UserError if
+    `root` is set, and for values out of range.
     """
 
     name = "synthetic"
@@ -65,45 +67,40 @@ class Synthetic:
         channels: int = 3,
     ) -> None:
         reject_root(self.name, root)
-        _check_minimum("classes", classes, 2)
-        _check_minimum("images", images, 3 * classes, f" (train, val and test need one each of {classes} classes)")
-        _check_minimum("image_size", image_size, 1)
-        if channels not in (1, 3):
-            raise UserError(f"data=synthetic: channels is {channels}; it can be 1 (grey) or 3 (colour)")
+        check_int("data.source.classes", classes, minimum=2)
+        note = f"(train, val and test need one image of each of the {classes} classes)"
+        check_int("data.source.images", images, minimum=3 * classes, note=note)
+        check_int("data.source.image_size", image_size, minimum=1)
+        check_choice("data.source.channels", channels, (1, 3), note="(1 is grey, 3 is RGB)")
         self.split_seed = split_seed
         self.classes = tuple(f"class{number:0{len(str(classes - 1))}d}" for number in range(classes))
         self.channels, self.image_size = channels, image_size
         self.mean, self.std = (0.5,) * channels, (0.16,) * channels
         self._labels = np.arange(images, dtype=np.int64) % classes
-        self._made: dict[str, Split] = {}
+        self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split | None:
-        """The split "train", "val" or "test", made when first asked for."""
-        at = train_val_test_split(self._labels, self.split_seed).get(name)
-        if at is not None and name not in self._made:
-            self._made[name] = Split(self._labels[at], pixels=self._pixels(at))
-        return self._made.get(name)
+        """The split "train", "val" or "test". Its images are computed at the first call."""
+        indices = train_val_test_split(self._labels, self.split_seed).get(name)
+        if indices is not None and name not in self._splits:
+            self._splits[name] = Split(self._labels[indices], pixels=self._compute_images(indices))
+        return self._splits.get(name)
 
-    def _pixels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        patterns = self._patterns()
+    def _compute_images(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        patterns = self._compute_patterns()
         pixels = np.empty((len(indices), self.image_size, self.image_size, self.channels), np.uint8)
         for row, index in enumerate(indices):
             noise = uniform(IMAGE_STREAM, self.split_seed, 1, [index], pixels[0].size).reshape(pixels[0].shape)
             pixels[row] = (patterns[self._labels[index]] + 64 * noise).astype(np.uint8)
         return pixels
 
-    def _patterns(self) -> npt.NDArray[np.float64]:
-        """(classes, H, W, C) from 0 to 191: a 4x4 grid of random values per class and channel, smoothly enlarged."""
+    def _compute_patterns(self) -> npt.NDArray[np.float64]:
+        """(classes, H, W, C), values 0 to 191: per class and channel, a random 4x4 grid, bilinearly enlarged."""
         grids = uniform(IMAGE_STREAM, self.split_seed, 0, np.arange(len(self.classes)), 16 * self.channels)
         grids = 191 * grids.reshape(len(self.classes), 4, 4, self.channels)
-        at = np.linspace(0, 3, self.image_size)
-        low = np.minimum(at.astype(int), 2)
+        positions = np.linspace(0, 3, self.image_size)
+        low = np.minimum(positions.astype(int), 2)
         weights = np.zeros((self.image_size, 4))
-        weights[np.arange(self.image_size), low] = 1 - (at - low)
-        weights[np.arange(self.image_size), low + 1] = at - low
+        weights[np.arange(self.image_size), low] = 1 - (positions - low)
+        weights[np.arange(self.image_size), low + 1] = positions - low
         return np.einsum("yi,xj,nijc->nyxc", weights, weights, grids)
-
-
-def _check_minimum(key: str, value: int, least: int, why: str = "") -> None:
-    if value < least:
-        raise UserError(f"data=synthetic: {key} is {value}; it must be at least {least}{why}")

@@ -1,4 +1,4 @@
-"""Names of classes too many to stand beside the rest of their data set's facts."""
+"""Class names of data sets with long lists of them."""
 
 _CIFAR100_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -10,7 +10,7 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(_CIFAR100_NAMES.split())
-"""The 100 fine labels, in their order."""
+"""The 100 fine classes, in the order of their labels."""
 
 IMAGENETTE_CLASSES = {
     "n01440764": "tench",
@@ -24,4 +24,4 @@ IMAGENETTE_CLASSES = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-"""Name by folder."""
+"""Imagenette's class name for each folder name (WordNet ID)."""

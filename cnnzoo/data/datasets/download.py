@@ -1,4 +1,4 @@
-"""Getting a published data set onto the disk: once per directory, by one process, whole or not at all."""
+"""Download a published data set: once per directory, by one process, complete or not at all."""
 
 import hashlib
 import logging
@@ -15,68 +15,72 @@ from filelock import FileLock, Timeout
 
 from cnnzoo.errors import UserError
 
-DOWNLOAD_TIMEOUT_SECONDS = 30  # seconds without a byte after which a download has failed
+DOWNLOAD_TIMEOUT_SECONDS = 30  # a download fails after this long without a byte
 
 log = logging.getLogger(__name__)
 
 
 class Downloadable(Protocol):
-    """A data set that can be downloaded. All paths are below the root, a directory."""
+    """A data set that can be downloaded. All its paths are relative to a root directory."""
 
     name: str
-    folder: str  # what is unpacked there
-    megabytes: int  # to download
+    folder: str  # the folder that the archives unpack to
+    megabytes: int  # size of the download
 
-    def there(self, root: Path) -> bool:
-        """Whether the set lies below `root`, without reading it."""
+    def is_present(self, root: Path) -> bool:
+        """Whether the data set is below `root`. Does not read the files."""
         ...
 
     def archives(self) -> tuple[str, dict[str, str]]:
-        """Where it is published, and the MD5 of each archive file by its path."""
+        """The URL of the data set, and the MD5 of each archive file by its path."""
         ...
 
-    def download(self, into: Path) -> None:
-        """Download what is not `into` yet, verify and unpack it; OSError, RuntimeError or HTTPException if it fails."""
+    def download(self, root: Path) -> None:
+        """Download, verify and unpack the missing archives into `root`.
+
+        Raises OSError, RuntimeError or HTTPException if that fails.
+        """
         ...
 
 
 def default_root() -> Path:
-    """Where data sets lie when nobody typed a root: $CNNZOO_DATA, else cnnzoo in the user's cache directory."""
+    """Where data sets are if data.root is not set: $CNNZOO_DATA, else cnnzoo in the user's cache directory."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("CNNZOO_DATA") or os.path.join(cache, "cnnzoo")).expanduser().absolute()
 
 
-def ensure_downloaded(published: Downloadable, root: str | None) -> Path:
-    """The directory below which the data set lies: `root` (None: `default_root`), or its parent for a typed `folder`.
+def ensure_downloaded(dataset: Downloadable, root: str | None) -> Path:
+    """Download the data set if it is missing, and return the directory that contains its folder.
 
-    What is there is used as it is and never written to. What is not is downloaded, by one of the processes that ask for
-    it while the others wait, next to its final place and then moved there; an archive that already lies where
-    torchvision would put it is unpacked instead. Raises UserError, which says how to do it by hand, where that fails.
+    `root` (None: `default_root`) is that directory or the data set's own folder. Existing files are used as they are
+    and never changed. A missing set is downloaded by one process while the others wait. It is unpacked next to its
+    final location and then moved there. An archive that is already where torchvision would put it is unpacked instead
+    of downloaded. Raises UserError, with the steps to do it by hand, if the download fails.
     """
-    place = Path(root).expanduser().absolute() if root else default_root()
-    if place.name == published.folder and published.there(place.parent):
-        return place.parent
-    if published.there(place):
-        return place
+    target = Path(root).expanduser().absolute() if root else default_root()
+    if target.name == dataset.folder and dataset.is_present(target.parent):
+        return target.parent
+    if dataset.is_present(target):
+        return target
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with _download_lock(published, place):
-            if not published.there(place):  # another process may have been quicker
-                _download(published, place)
+        target.mkdir(parents=True, exist_ok=True)
+        with _download_lock(dataset, target):
+            if not dataset.is_present(target):  # another process may have downloaded it meanwhile
+                _download(dataset, target)
     except (OSError, RuntimeError, HTTPException) as error:
-        url, archives = published.archives()
-        files = [place / archive for archive in archives]
+        url, archives = dataset.archives()
+        files = [target / archive for archive in archives]
         names = ", ".join(file.name for file in files)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"data={published.name}: it is not in {place}, and downloading it from {url} failed: {reason}; "
-            f"put {names} into {files[0].parent} by hand, or type data.root=<directory that holds {published.folder}>"
+            f"data={dataset.name}: not found in {target}, and the download from {url} failed: {reason}; "
+            f"put {names} into {files[0].parent}, or type data.root=<directory that contains {dataset.folder}>"
         ) from error
-    return place
+    return target
 
 
 def has_md5(file: Path, md5: str) -> bool:
-    """Whether `file` is there and has this MD5."""
+    """Whether `file` exists and has this MD5."""
     if not file.is_file():
         return False
     digest = hashlib.md5(usedforsecurity=False)
@@ -87,13 +91,13 @@ def has_md5(file: Path, md5: str) -> bool:
 
 
 @contextmanager
-def _download_lock(published: Downloadable, place: Path) -> Iterator[None]:
-    """Hold the lock on the set in `place`. The system lets go of it when its holder dies, however that happens."""
-    lock = FileLock(place / f".{published.folder}.lock")
+def _download_lock(dataset: Downloadable, root: Path) -> Iterator[None]:
+    """Hold the data set's lock in `root`. The operating system releases it if the process dies."""
+    lock = FileLock(root / f".{dataset.folder}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("%s: waiting for another process, which downloads it to %s", published.name, place)
+        log.info("%s: waiting for another process to download it to %s", dataset.name, root)
         lock.acquire()
     try:
         yield
@@ -101,50 +105,51 @@ def _download_lock(published: Downloadable, place: Path) -> Iterator[None]:
         lock.release()
 
 
-def _download(published: Downloadable, place: Path) -> None:
-    stage = place / f".{published.folder}.part"
-    shutil.rmtree(stage, ignore_errors=True)  # what a killed process left behind
-    url, archives = published.archives()
-    patience = socket.getdefaulttimeout()
+def _download(dataset: Downloadable, root: Path) -> None:
+    stage = root / f".{dataset.folder}.part"
+    shutil.rmtree(stage, ignore_errors=True)  # left by a process that was killed
+    url, archives = dataset.archives()
+    default_timeout = socket.getdefaulttimeout()
     try:
         missing = [
-            archive for archive, md5 in archives.items() if not _reuse_archive(place / archive, md5, stage / archive)
+            archive for archive, md5 in archives.items() if not _reuse_archive(root / archive, md5, stage / archive)
         ]
         if missing:
-            megabytes = f"{published.megabytes:,} MB"
-            log.info("%s is not in %s: downloading %s there from %s", published.name, place, megabytes, url)
+            log.info(
+                "%s: not found in %s; downloading %s MB from %s", dataset.name, root, f"{dataset.megabytes:,}", url
+            )
         else:
-            log.info("%s: unpacking what lies in %s", published.name, place)
+            log.info("%s: unpacking the archives in %s", dataset.name, root)
         socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-        published.download(stage)
+        dataset.download(stage)
         for archive in archives:
             (stage / archive).unlink(missing_ok=True)
-        _move_into_place(stage / published.folder, place / published.folder)
+        _move_into_place(stage / dataset.folder, root / dataset.folder)
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(default_timeout)
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _reuse_archive(archive: Path, md5: str, to: Path) -> bool:
-    """Put `archive`, if there is one, where the download will find it. Raises UserError for a damaged one."""
+def _reuse_archive(archive: Path, md5: str, target: Path) -> bool:
+    """Link or copy an existing `archive` to `target`; False if there is none. Raises UserError if it is damaged."""
     if not archive.exists():
         return False
     if not has_md5(archive, md5):
-        raise UserError(f"{archive}: damaged, its MD5 is not {md5}; delete it and run again")
-    to.parent.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{archive}: damaged, expected MD5 {md5}; delete it and run again")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(archive, to)
+        os.link(archive, target)
     except OSError:  # a file system without hard links
-        shutil.copyfile(archive, to)
+        shutil.copyfile(archive, target)
     return True
 
 
 def _move_into_place(unpacked: Path, target: Path) -> None:
     if not target.exists():
-        os.rename(unpacked, target)  # all at once
+        os.rename(unpacked, target)  # atomic
         return
-    for file in sorted(unpacked.rglob("*")):  # a part of it was there: the set counts as there with its last file
+    for file in sorted(unpacked.rglob("*")):  # some files exist: `is_present` is true only after the last one
         if file.is_file():
-            to = target / file.relative_to(unpacked)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, to)
+            moved = target / file.relative_to(unpacked)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, moved)

@@ -1,4 +1,4 @@
-"""A folder of images, one folder per class: the data set that people bring themselves."""
+"""The user's own images: a directory with one folder per class."""
 
 import os
 from collections.abc import Iterator
@@ -23,114 +23,120 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 EXPECTED_LAYOUT = "one folder per class, or train/ (and val/, test/) with one folder per class in each"
-MAX_PROPOSED_SIZE, SAMPLED_HEADERS = 224, 16
+MAX_PROPOSED_SIZE = 224  # pixels
+SAMPLED_HEADERS = 16  # files that `image_size` reads
+MAX_LISTED_NAMES = 5  # class names in an error message
 
 
 class ImageFolder:
-    """`root/{train,val,test}/<class>/...` or `root/<class>/...`; images may lie deeper below their class.
+    """`root/{train,val,test}/<class>/...` or `root/<class>/...`, with images at any depth below their class folder.
 
-    Without val/, a tenth of train is val. Without test/, nothing is tested where there is val/; where train/ stands
-    alone, or there are class folders only, a fifth is test. Hidden files and folders are passed over. Building one
-    lists the files. Raises UserError for everything that does not look like such a folder.
+    Missing splits are taken from train, stratified by class. Without val/, a tenth of train becomes val. With neither
+    val/ nor test/, a fifth becomes test first. With val/ but no test/, there is no test split. Hidden files and folders
+    are ignored. Constructing it lists the files. Raises UserError for any other layout.
     """
 
     name = "folder"
-    channels = 3  # grey files become grey RGB
+    channels = 3  # grey files are converted to RGB
     mean = (0.485, 0.456, 0.406)  # ImageNet's
     std = (0.229, 0.224, 0.225)
 
     def __init__(self, root: str | None = None, split_seed: int = 0) -> None:
         if root is None or not str(root):
-            raise UserError("data=folder needs data.root=<directory with one folder per class>")
+            raise UserError("data=folder: expected data.root=<directory with one folder per class>")
         self.root = _existing_dir(root)
-        given = self._given_splits()
-        self.classes = tuple(_class_folders(given["train"]))
-        self._check_classes(given)
-        listed = {name: self._listed(folder) for name, folder in given.items()}
-        self._splits = self._completed(listed, split_seed)
+        split_folders = self._find_split_folders()
+        self.classes = tuple(_class_folders(split_folders["train"]))
+        self._check_classes(split_folders)
+        splits = {name: self._list_images(folder) for name, folder in split_folders.items()}
+        self._splits = self._add_missing_splits(splits, split_seed)
 
     def split(self, name: str) -> Split | None:
-        """The split "train", "val" or "test"; None where there is no test split."""
+        """The split "train", "val" or "test", or None if there is no test split."""
         return self._splits.get(name)
 
     @cached_property
     def image_size(self) -> int:
-        """The middle one of a few files' shorter sides, at most 224: read from 16 headers spread over train.
+        """The median of the shorter sides of 16 training images, at most 224.
 
-        A folder of 32-pixel images would otherwise be trained at 224.
+        Only headers are read. A fixed 224 would enlarge a folder of 32-pixel images.
         """
         train = self._splits["train"]
         sides = []
-        for at in np.linspace(0, len(train) - 1, min(SAMPLED_HEADERS, len(train))).astype(int):
+        for index in np.linspace(0, len(train) - 1, min(SAMPLED_HEADERS, len(train))).astype(int):
             try:
-                with Image.open(train.path(at)) as image:
+                with Image.open(train.path(index)) as image:
                     sides.append(min(image.size))
-            except Exception:  # a bad file is named when it is read, and only if it is
+            except Exception:  # bad files are reported when the images are read
                 continue
         return min(MAX_PROPOSED_SIZE, int(np.median(sides))) if sides else MAX_PROPOSED_SIZE
 
-    def _given_splits(self) -> dict[str, Path]:
-        """The folders that hold class folders, by split; a flat tree is one called train."""
+    def _find_split_folders(self) -> dict[str, Path]:
+        """The folders that contain class folders, by split. A root without split folders counts as train."""
         folders = _subfolders(self.root)
-        given: dict[str, Path] = {}
+        split_folders: dict[str, Path] = {}
         for folder in folders:
             split = SPLIT_FOLDERS.get(folder.name.lower())
-            if split in given:
-                raise UserError(f"data.root={self.root}: {given[split].name}/ and {folder.name}/ both mean {split}")
+            if split in split_folders:
+                raise UserError(
+                    f"data.root={self.root}: {split_folders[split].name}/ and {folder.name}/ are both {split} folders; "
+                    "remove or rename one"
+                )
             if split:
-                given[split] = folder
-        if "train" in given:
-            return given
-        if given and len(given) == len(folders):
-            found = ", ".join(f"{folder.name}/" for folder in folders)
-            raise UserError(f"data.root={self.root}: there is {found} but no train/; wanted is {EXPECTED_LAYOUT}")
+                split_folders[split] = folder
+        if "train" in split_folders:
+            return split_folders
+        if split_folders and len(split_folders) == len(folders):
+            names = ", ".join(f"{folder.name}/" for folder in folders)
+            raise UserError(f"data.root={self.root}: contains {names} but no train/; expected {EXPECTED_LAYOUT}")
         return {"train": self.root}
 
-    def _check_classes(self, given: dict[str, Path]) -> None:
+    def _check_classes(self, split_folders: dict[str, Path]) -> None:
+        train = split_folders["train"]
         if len(self.classes) < 2:
-            raise UserError(
-                f"{given['train']}: there is one class folder, '{self.classes[0]}'; two classes or more are needed"
-            )
-        for split, folder in given.items():
-            strangers = [name for name in _class_folders(folder) if name not in self.classes]
-            if strangers:
+            raise UserError(f"{train}: found one class folder, '{self.classes[0]}'; expected two or more")
+        for split, folder in split_folders.items():
+            unknown = [name for name in _class_folders(folder) if name not in self.classes]
+            if unknown:
+                classes_are = "class {} is" if len(unknown) == 1 else "classes {} are"
                 raise UserError(
-                    f"{folder}: {_quoted_names(strangers)} {'is' if len(strangers) == 1 else 'are'} in {split} but not in "
-                    f"{given['train']}; add training images of it or take it out of {split}"
+                    f"{folder}: {classes_are.format(_quoted_names(unknown))} in {split} but not in {train}; "
+                    f"add training images or remove the folder from {split}"
                 )
 
-    def _listed(self, folder: Path) -> Split:
-        """All images of the class folders below `folder`, class by class, each in the order of its paths' bytes."""
-        files = {name: sorted(_image_files(folder / name)) for name in self.classes if (folder / name).is_dir()}
-        empty = [name for name, found in files.items() if not found]
+    def _list_images(self, split_folder: Path) -> Split:
+        """All images of the class folders in `split_folder`, by class, then in the byte order of their paths."""
+        files = {
+            name: sorted(_image_files(split_folder / name)) for name in self.classes if (split_folder / name).is_dir()
+        }
+        empty = [name for name, paths in files.items() if not paths]
         if empty:
             raise UserError(
-                f"{folder}: no image in class folder {_quoted_names(empty)} (looked for {', '.join(EXTENSIONS)}); "
-                "add images or remove the folder"
+                f"{split_folder}: no images in class folder {_quoted_names(empty)} (looked for "
+                f"{', '.join(EXTENSIONS)}); add images or remove the folder"
             )
         labels = [self.classes.index(name) for name in files]
         return Split(
-            np.repeat(np.array(labels, np.int64), [len(found) for found in files.values()]),
-            paths=np.array([path for found in files.values() for path in found], np.bytes_),
+            np.repeat(np.array(labels, np.int64), [len(paths) for paths in files.values()]),
+            paths=np.array([path for paths in files.values() for path in paths], np.bytes_),
         )
 
-    def _completed(self, listed: dict[str, Split], seed: int) -> dict[str, Split]:
-        """`listed` with the splits that are taken out of train."""
-        train = listed["train"]
-        if "val" in listed:
-            return listed
-        needed = 2 if "test" in listed else 3
+    def _add_missing_splits(self, splits: dict[str, Split], seed: int) -> dict[str, Split]:
+        """`splits` with val, or val and test, taken from train if there is no val."""
+        train = splits["train"]
+        if "val" in splits:
+            return splits
+        min_images, taken = (2, "val is") if "test" in splits else (3, "val and test are")
         counts = np.bincount(train.labels, minlength=len(self.classes))
-        if counts.min() < needed:
-            few, taken = self.classes[int(counts.argmin())], "val is" if needed == 2 else "val and test are"
+        if counts.min() < min_images:
             images = "1 training image" if counts.min() == 1 else f"{counts.min()} training images"
             raise UserError(
-                f"{self.root}: class '{few}' has {images}, of which {taken} taken; at least {needed} are needed; "
-                "add images or a val/ folder"
+                f"{self.root}: class '{self.classes[int(counts.argmin())]}' has {images}, expected at least "
+                f"{min_images} because {taken} taken from train; add images or a val/ folder"
             )
-        if "test" in listed:
+        if "test" in splits:
             rest, val = stratified_split(train.labels, 1 / 10, seed)
-            return {"train": _subset(train, rest), "val": _subset(train, val), "test": listed["test"]}
+            return {"train": _subset(train, rest), "val": _subset(train, val), "test": splits["test"]}
         return {name: _subset(train, at) for name, at in train_val_test_split(train.labels, seed).items()}
 
 
@@ -139,51 +145,52 @@ def _existing_dir(root: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise UserError(f"data.root={root}: a file; wanted is a directory with {EXPECTED_LAYOUT}")
-    near = next(parent for parent in path.parents if parent.exists())
-    raise UserError(f"data.root={root}: no such directory (the nearest that exists is {near})")
+        raise UserError(f"data.root={root}: is a file; expected a directory with {EXPECTED_LAYOUT}")
+    nearest = next(parent for parent in path.parents if parent.exists())
+    raise UserError(f"data.root={root}: no such directory (the nearest existing one is {nearest})")
 
 
-def _subfolders(place: Path) -> list[Path]:
-    """The folders in `place` that are not hidden, by name."""
+def _subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder` that are not hidden, sorted by name."""
     try:
-        found = [Path(entry.path) for entry in os.scandir(place) if entry.is_dir() and not _is_hidden(entry.name)]
+        subfolders = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name)]
     except OSError as error:
-        raise UserError(f"{place}: cannot be listed: {error.strerror}") from error
-    return sorted(found, key=lambda folder: folder.name)
+        raise UserError(f"{folder}: cannot be listed: {error.strerror}") from error
+    return sorted(subfolders, key=lambda subfolder: subfolder.name)
 
 
-def _class_folders(place: Path) -> list[str]:
-    names = [folder.name for folder in _subfolders(place)]
+def _class_folders(split_folder: Path) -> list[str]:
+    names = [folder.name for folder in _subfolders(split_folder)]
     if not names:
-        loose = any(_image_files(place))
-        found = "images but no class folders" if loose else "nothing in it"
-        raise UserError(f"data.root: {place} has {found}; wanted is {EXPECTED_LAYOUT}")
+        contents = (
+            "images but no class folders" if any(_image_files(split_folder)) else "neither class folders nor images"
+        )
+        raise UserError(f"data.root: {split_folder} contains {contents}; expected {EXPECTED_LAYOUT}")
     return names
 
 
 def _image_files(folder: Path) -> Iterator[bytes]:
-    """The image files in `folder` and below, links to other folders not followed (they may form a circle)."""
+    """The image files in `folder` and below. Links to folders are not followed, because they may form a loop."""
 
     def unreadable(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
-    for place, folders, files in os.walk(folder, onerror=unreadable):
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not _is_hidden(name)]
         for name in files:
             if name.lower().endswith(EXTENSIONS) and not _is_hidden(name):
-                yield os.fsencode(os.path.join(place, name))
+                yield os.fsencode(os.path.join(parent, name))
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _subset(split: Split, at: npt.NDArray[np.int64]) -> Split:
+def _subset(split: Split, indices: npt.NDArray[np.int64]) -> Split:
     assert split.paths is not None
-    return Split(split.labels[at], paths=split.paths[at])
+    return Split(split.labels[indices], paths=split.paths[indices])
 
 
-def _quoted_names(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+def _quoted_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
+    return ", ".join(f"'{name}'" for name in names[:MAX_LISTED_NAMES]) + more

@@ -1,1 +1,1 @@
-"""Loaders: batches of images for one split, made by threads, worker processes, DALI or on the GPU."""
+"""Loaders: batches of one split's images, built by threads, worker processes, DALI or on the GPU."""

@@ -1,4 +1,4 @@
-"""`loader=auto`: which loader suits the images, the device and what is installed."""
+"""`loader=auto`: chooses the loader that suits the images, the device and the installed packages."""
 
 import logging
 from functools import cache
@@ -17,27 +17,28 @@ LoaderName = Literal["dali", "torch"]
 log = logging.getLogger(__name__)
 
 
-def choose_loader(*, files: bool, on_gpu: bool, installed: bool, executable: bool) -> LoaderName:
-    """DALI for image files that are decoded for a GPU, where it is installed and can do what is drawn; else torch."""
-    return "dali" if files and on_gpu and installed and executable else "torch"
+def choose_loader(*, from_files: bool, on_gpu: bool, installed: bool, supported: bool) -> LoaderName:
+    """DALI for image files that a GPU trains on, if it is installed and supports the augmentation; else torch."""
+    return "dali" if from_files and on_gpu and installed and supported else "torch"
 
 
 def resolve_auto_loader(split: Split, augment: Augment, device: torch.device | None, kind: str = "auto") -> LoaderName:
-    """What `auto_loader` takes; one line in the log, once, where DALI would be taken but for what is installed.
+    """Return the name of the loader that `auto_loader` builds.
 
-    A `kind` of workers that was asked for is the torch loader's, which alone has it.
+    Logs one warning per process if only the installation keeps it from using DALI. A `kind` other than "auto" selects
+    torch, because only the torch loader has kinds of workers.
     """
-    asked = {
-        "files": split.paths is not None and kind == "auto",
+    conditions = {
+        "from_files": split.paths is not None and kind == "auto",
         "on_gpu": device is not None and device.type == "cuda" and torch.version.cuda is not None,
-        "executable": unsupported_augmentation(augment) is None,
+        "supported": unsupported_augmentation(augment) is None,
     }
-    if choose_loader(installed=True, **asked) == "torch":
+    if choose_loader(installed=True, **conditions) == "torch":
         return "torch"
     problem = dali_problem(torch.version.cuda)
     if problem is not None:
-        _warn_once(f"{problem}; loader=torch goes on without it")
-    return choose_loader(installed=problem is None, **asked)
+        _warn_once(f"{problem}; using loader=torch instead")
+    return choose_loader(installed=problem is None, **conditions)
 
 
 def auto_loader(
@@ -50,7 +51,7 @@ def auto_loader(
     kind: Literal["auto", "threads", "processes"] = "auto",
     **options: Any,
 ) -> TorchLoader | DaliLoader:
-    """The loader that `chosen` names. The options are those that both have, and `kind`."""
+    """Build the loader that `resolve_auto_loader` names. Takes `kind` and the options that both loaders have."""
     options |= {"augment": augment, "device": device, "workers": workers}
     if resolve_auto_loader(split, augment, device, kind) == "dali":
         return DaliLoader(split, sampler, **options)
@@ -58,5 +59,5 @@ def auto_loader(
 
 
 @cache
-def _warn_once(line: str) -> None:
-    log.warning("%s", line)
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)

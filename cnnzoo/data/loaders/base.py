@@ -1,4 +1,4 @@
-"""What every loader promises to those who iterate over it, however it makes its batches."""
+"""The base class of all loaders: what a loader promises, however it builds its batches."""
 
 import logging
 import time
@@ -12,82 +12,90 @@ from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
 
-MAX_AUTO_WORKERS = 8
+MAX_AUTO_WORKERS = 8  # upper limit of loader.workers=auto
 LabeledImages = tuple[Tensor, Tensor]
 
 log = logging.getLogger(__name__)
 
 
 class Loader(ABC):
-    """Batches of `split` in `order`, `sampler` to Lightning; a subclass says how they are made.
+    """The batches of `split` in the order of `sampler`. Subclasses implement how they are built.
 
-    It can be iterated any number of times and broken off anywhere. `wait_seconds` is how long its consumer has waited
-    for batches, in all.
+    A loader can be iterated any number of times, and an iteration can be stopped anywhere. A new iteration makes the
+    one before it invalid. `wait_seconds` is the total time that iterations have waited for batches.
     """
 
-    batch_sampler = None  # Lightning asks for it where there is a `sampler`
+    name: str  # as in `loader=`
+    batch_sampler = None  # Lightning reads this attribute of every loader that has a `sampler`
 
     def __init__(self, split: Split, sampler: EpochSampler, on_bad_file: str) -> None:
         self.split, self.sampler = split, sampler
         self.on_bad_file = on_bad_file
         self.wait_seconds = 0.0
-        self._turn = 0
-        self._named: set[str] = set()
+        self._iteration = 0
+        self._logged_bad_files: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[LabeledImages]:
-        # A generator: nothing happens before the first batch is asked for, and the epoch is the one set by then.
-        self._turn = turn = self._turn + 1
-        batches = self._made()
+        # As a generator this runs only when the first batch is requested, so `set_epoch` works after `iter()`, too.
+        self._iteration = iteration = self._iteration + 1
+        batches = self._iter_batches()
         while True:
-            if turn != self._turn:
-                raise RuntimeError("this iteration was broken off: another one of the same loader has begun since")
+            if iteration != self._iteration:
+                raise RuntimeError("this iterator is no longer valid: a newer iteration of the same loader has started")
             start = time.perf_counter()
-            made = next(batches, None)
+            batch = next(batches, None)
             self.wait_seconds += time.perf_counter() - start
-            if made is None:
+            if batch is None:
                 return
-            yield self._without_bad(made)
+            yield self._handle_bad_files(batch)
 
     @abstractmethod
-    def _made(self) -> Iterator[Batch]:
-        """One epoch's batches, as the order says now."""
+    def describe(self) -> str:
+        """One line for the run's table: the loader's name and what builds its batches, e.g. "torch, 2 processes"."""
+
+    @abstractmethod
+    def _iter_batches(self) -> Iterator[Batch]:
+        """Iterate over the batches of the sampler's current epoch."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the workers. The next iteration starts new ones."""
+        """Stop the workers. The next iteration starts new ones."""
 
     def __del__(self) -> None:
         self.close()
 
-    def _without_bad(self, made: Batch) -> LabeledImages:
-        images, labels, bad = made
-        for file in bad:
+    def _handle_bad_files(self, batch: Batch) -> LabeledImages:
+        images, labels, bad_files = batch
+        for file in bad_files:
             if self.on_bad_file == "error":
                 raise UserError(
-                    f"{file.path}: cannot be read: {file.reason}; mend the file, remove it, or type "
+                    f"{file.path}: cannot be read: {file.reason}; repair or remove the file, or type "
                     "data.on_bad_file=skip"
                 )
-            if file.path not in self._named:
-                self._named.add(file.path)
+            if file.path not in self._logged_bad_files:
+                self._logged_bad_files.add(file.path)
                 log.warning("bad file, skipped: %s: %s", file.path, file.reason)
-        if bad and not len(labels):
-            raise UserError(f"no file of a whole batch can be read, {bad[0].path} for one: {bad[0].reason}")
+        if bad_files and not len(labels):
+            raise UserError(
+                f"{bad_files[0].path}: cannot be read: {bad_files[0].reason}; no other file of its batch can be read "
+                "either"
+            )
         return images, labels
 
 
 class BatchRequests:
-    """The order's batches with the epoch they are of, which travels along to the workers."""
+    """The sampler's batches as requests, each with its epoch, because workers do not know the current epoch."""
 
     def __init__(self, sampler: EpochSampler) -> None:
-        self.order = sampler
+        self.sampler = sampler
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        epoch = self.order.epoch
-        for indices in self.order:
-            yield epoch, indices
+        epoch = self.sampler.epoch
+        for indices in self.sampler:
+            yield BatchRequest(epoch, indices)

@@ -1,7 +1,8 @@
-"""What a worker does: from the indices of a batch to its images and labels."""
+"""Builds one batch: reads, decodes and augments the images of a request. Workers and the training process run this."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +23,32 @@ from cnnzoo.data.transforms.decode import (
 )
 from cnnzoo.data.transforms.geometry import augment_batch, augment_images
 
-MAX_BUFFERED_BYTES = 64 * 2**20  # bytes of files that a worker holds before it decodes them
+MAX_BUFFERED_BYTES = 64 * 2**20  # file contents that a worker holds in memory before it decodes them
 
 Indices = npt.NDArray[np.int64]
-BatchRequest = tuple[int, Indices]  # (epoch, indices)
-Batch = tuple[Tensor, Tensor, list[BadFile]]  # images, labels, and what took no part in them
+
+
+class BatchRequest(NamedTuple):
+    """The images of one batch, and the epoch, which their random augmentation depends on."""
+
+    epoch: int
+    indices: Indices  # (N,) into the split
+
+
+class Batch(NamedTuple):
+    """Images and labels of one batch, and the requested files that could not be read."""
+
+    images: Tensor  # uint8 (N, channels, image_size, image_size), channels last in memory
+    labels: Tensor  # int64 (N,)
+    bad_files: list[BadFile]
 
 
 @dataclass(frozen=True)
 class BatchBuilder:
-    """Makes the batch for a key: uint8 (N, channels, image_size, image_size), channels last in memory, and labels (N,).
+    """Builds one batch from a request; the result has the same bytes in every thread or process.
 
-    The same bytes whoever makes it. Worker processes hold a copy, of which the arrays and the store are shared. The
-    image of a bad file is left out in evaluation; in training the next good one of the batch takes its place.
+    Each worker process has a copy of the builder; the arrays of the split and its cache are shared memory. In
+    evaluation, the image of a bad file is left out. In training, the next good image of the batch replaces it.
     """
 
     split: Split
@@ -44,93 +58,104 @@ class BatchBuilder:
     channels: int
     seed: int
 
-    def build(self, key: BatchRequest, place: Pixels | None = None) -> Batch:
-        """The batch. `place`, uint8 (N, image_size, image_size, channels), is where its images may be made."""
-        epoch, indices = key
+    def build(self, request: BatchRequest, out: Pixels | None = None) -> Batch:
+        """Build the batch of a request.
+
+        out: uint8 (N, image_size, image_size, channels), memory to write the images to. It may stay unused: the
+            caller compares addresses to see where the images are.
+        """
+        epoch, indices = request
         if self.split.pixels is not None:
             pixels = convert_channels(self.split.pixels[indices], self.channels)
             images = augment_batch(pixels, self.params_for(epoch, indices, image_sizes(self.split, len(indices))))
-            return images, torch.from_numpy(self.split.labels[indices]), []
-        images, places, bad = self._of_files(epoch, indices, place)
-        if bad and self.train and places:
-            rows = self.replacement_rows(places, len(indices))
-            images, places = images[torch.from_numpy(rows)], [places[row] for row in rows]
-        return images, torch.from_numpy(self.split.labels[indices[places]]), bad
+            return Batch(images, torch.from_numpy(self.split.labels[indices]), [])
+        images, positions, bad_files = self._build_from_files(epoch, indices, out)
+        if bad_files and self.train and positions:
+            rows = self.replacement_rows(positions, len(indices))
+            images, positions = images[torch.from_numpy(rows)], [positions[row] for row in rows]
+        return Batch(images, torch.from_numpy(self.split.labels[indices[positions]]), bad_files)
 
-    def _of_files(self, epoch: int, indices: Indices, place: Pixels | None) -> tuple[Tensor, list[int], list[BadFile]]:
-        """(images, the place in the batch of each, bad files)."""
-        made: list[Tensor] = []
-        present: list[int] = []
-        bad: list[BadFile] = []
-        for places, files, sizes in self._parts(indices, bad):
-            params = self.params_for(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
-            good: list[int] = []
-            part = None if place is None else place[len(present) : len(present) + len(places)]
-            images = augment_images(self._frames(indices[places], files, good, bad), params, self.channels, part)
-            made.append(images if len(good) == len(places) else images[good])
-            present += [places[row] for row in good]
-        if not made:
-            return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8), [], bad
-        return made[0] if len(made) == 1 else torch.cat(made), present, bad
+    def _build_from_files(
+        self, epoch: int, indices: Indices, out: Pixels | None
+    ) -> tuple[Tensor, list[int], list[BadFile]]:
+        """Return (images of the good files, their positions in the batch, the bad files)."""
+        image_chunks: list[Tensor] = []
+        positions: list[int] = []
+        bad_files: list[BadFile] = []
+        for chunk, files, sizes in self._read_chunks(indices, bad_files):
+            params = self.params_for(epoch, indices[chunk], np.array(sizes, np.int64).reshape(-1, 2))
+            good_rows: list[int] = []
+            chunk_out = None if out is None else out[len(positions) : len(positions) + len(chunk)]
+            frames = self._decode(indices[chunk], files, good_rows, bad_files)
+            images = augment_images(frames, params, self.channels, chunk_out)
+            image_chunks.append(images if len(good_rows) == len(chunk) else images[good_rows])
+            positions += [chunk[row] for row in good_rows]
+        if not image_chunks:
+            return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8), [], bad_files
+        return image_chunks[0] if len(image_chunks) == 1 else torch.cat(image_chunks), positions, bad_files
 
-    def _frames(
-        self, indices: Indices, files: list[ByteBuffer | Pixels], good: list[int], bad: list[BadFile]
+    def _decode(
+        self, indices: Indices, files: list[ByteBuffer | Pixels], good_rows: list[int], bad_files: list[BadFile]
     ) -> Iterator[Pixels | None]:
-        """The files' pixels, decoded when asked for; the rows of those that can be come to `good`."""
+        """Decode the files lazily, one per step; None for a bad file. Fills `good_rows` and `bad_files`."""
         for row, file in enumerate(files):
             try:
-                frame = file if isinstance(file, np.ndarray) else decode_bytes(file, self.channels)
-            except Exception as error:  # whatever a broken file makes a decoder raise
-                bad.append(BadFile(self.split.path(indices[row]), error_reason(error)))
+                pixels = file if isinstance(file, np.ndarray) else decode_bytes(file, self.channels)
+            except Exception as error:  # decoders raise many types of exceptions for broken files
+                bad_files.append(BadFile(self.split.path(indices[row]), error_reason(error)))
                 yield None
             else:
-                good.append(row)
-                yield frame
+                good_rows.append(row)
+                yield pixels
 
-    def _parts(
-        self, indices: Indices, bad: list[BadFile]
+    def _read_chunks(
+        self, indices: Indices, bad_files: list[BadFile]
     ) -> Iterator[tuple[list[int], list[ByteBuffer | Pixels], list[tuple[int, int]]]]:
-        """(places in the batch, files or pixels, sizes), so many at a time as may be held."""
-        places: list[int] = []
+        """Yield chunks of (positions in the batch, files or pixels, sizes), of about `MAX_BUFFERED_BYTES` at most.
+
+        Cached images are views of shared memory and do not count towards the limit.
+        """
+        positions: list[int] = []
         files: list[ByteBuffer | Pixels] = []
         sizes: list[tuple[int, int]] = []
-        held = 0
-        for place, index in enumerate(indices.tolist()):
-            found: tuple[ByteBuffer | Pixels, tuple[int, int]] | None
-            found = None if self.split.store is None else self.split.store.get(index)
-            if found is None:
+        buffered_bytes = 0
+        for position, index in enumerate(indices.tolist()):
+            image: tuple[ByteBuffer | Pixels, tuple[int, int]] | None
+            image = None if self.split.store is None else self.split.store.get(index)
+            if image is None:
                 try:
                     data = read_file(self.split.path(index))
-                    found = data, check_header(data)
+                    image = data, check_header(data)
                 except Exception as error:
-                    bad.append(BadFile(self.split.path(index), error_reason(error)))
+                    bad_files.append(BadFile(self.split.path(index), error_reason(error)))
                     continue
-                held += len(data)
-            places.append(place)
-            files.append(found[0])
-            sizes.append(found[1])
-            if held > MAX_BUFFERED_BYTES:
-                yield places, files, sizes
-                places, files, sizes, held = [], [], [], 0
-        if places:
-            yield places, files, sizes
+                buffered_bytes += len(data)
+            positions.append(position)
+            files.append(image[0])
+            sizes.append(image[1])
+            if buffered_bytes > MAX_BUFFERED_BYTES:
+                yield positions, files, sizes
+                positions, files, sizes, buffered_bytes = [], [], [], 0
+        if positions:
+            yield positions, files, sizes
 
     @staticmethod
-    def replacement_rows(good: list[int], size: int) -> Indices:
-        """Which of the good images stands at each place of a training batch of `size`, whose places `good` lists.
+    def replacement_rows(positions: list[int], size: int) -> Indices:
+        """Return int64 (size,): for each position of a training batch, the row of the good image to put there.
 
-        A bad one's place is taken by the next good one, after the last by the first.
+        `positions` lists the good images' positions in ascending order. A bad image is replaced by the next good one;
+        after the last good one, by the first.
         """
-        return np.searchsorted(good, np.arange(size)) % len(good)
+        return np.searchsorted(positions, np.arange(size)) % len(positions)
 
     def params_for(self, epoch: int, indices: Indices, sizes: Indices) -> AugmentParams:
-        """What is done to the images `indices` (N,) of `sizes` (N, 2) in that epoch."""
+        """Return the augmentation parameters of the images `indices` (N,) of `sizes` (N, 2) in that epoch."""
         if self.train:
             return self.augment.sample(self.seed, epoch, indices, sizes, self.image_size)
         return self.augment.eval_params(sizes, self.image_size)
 
 
 def image_sizes(split: Split, count: int) -> Indices:
-    """(count, 2): the height and width that all images of a split of pixels have."""
+    """(count, 2): the height and width of the images of a split that has `pixels`, repeated."""
     assert split.pixels is not None
     return np.tile(np.array(split.pixels.shape[1:3], np.int64), (count, 1))

@@ -1,6 +1,7 @@
-"""The loader on NVIDIA's DALI: JPEGs decoded and images augmented by its own threads, or on a GPU.
+"""The DALI loader: NVIDIA's DALI decodes JPEGs and augments images, with its own threads or on a GPU.
 
-DALI decides nothing: which image comes when, and what is done to it, is drawn here as for every loader, and fed to it.
+DALI decides nothing: the order of the images and their augmentation parameters are computed here, as for every loader,
+and passed to DALI as inputs.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cnnzoo.checks import check_int, check_number
 from cnnzoo.data.loaders.base import MAX_AUTO_WORKERS, BatchRequests, Loader
 from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder
 from cnnzoo.data.loaders.dali_source import DaliBatch, DaliBatchBuilder, DaliInputs, DaliSource
@@ -24,22 +26,25 @@ from cnnzoo.errors import UserError
 from cnnzoo.runtime.cpu import usable_cores
 
 DEFAULT_CUDA = "13.0"
-"""The CUDA that DALI is installed for where no GPU says another."""
+"""The CUDA version to install DALI for when there is no GPU to tell it."""
 
 
 class DaliLoader(Loader):
-    """Batches of `split` in `order`, as `TorchLoader` makes them but for the last bits of decoding and resizing.
+    """Batches of `split` in the order of `sampler`, equal to `TorchLoader`'s up to rounding in decoding and resizing.
 
-    workers: DALI's threads, and as many that read files ahead of it; "auto" is one per usable core, at most 8.
-    prefetch: batches that DALI makes ahead, from 1.
-    hw_decoder_load: share of the JPEGs that the GPU's own JPEG decoder gets, where it has one.
-    device: the GPU on which images are decoded and augmented, and where batches lie; None or a CPU: here.
+    workers: number of DALI's threads, and also of the threads that read files ahead; "auto" is one per usable core, at
+        most 8.
+    prefetch: batches that DALI prepares ahead, at least 1.
+    hw_decoder_load: fraction of the JPEGs that the GPU's hardware decoder gets, where there is one.
+    device: the GPU that decodes and augments the images and receives the batches. With None or a CPU, this happens on
+        the CPU.
 
-    Raises UserError where DALI is missing, and for an augmentation that it cannot execute.
+    Raises UserError if DALI is missing or does not support the augmentation.
     """
 
-    _readers: ThreadPool[DaliBatch] | None = None
-    _pipe: "_Pipeline | None" = None
+    name = "dali"
+    _reader_pool: ThreadPool[DaliBatch] | None = None
+    _pipeline: "_Pipeline | None" = None
 
     def __init__(
         self,
@@ -60,79 +65,82 @@ class DaliLoader(Loader):
         check_dali(augment if train else Augment(), device)
         super().__init__(split, sampler, on_bad_file)
         self.workers = resolve_threads(workers)
-        if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
-            raise UserError(f"loader.prefetch={prefetch}: a number of batches, at least 1")
-        share = isinstance(hw_decoder_load, int | float) and not isinstance(hw_decoder_load, bool)
-        if not share or not 0 <= hw_decoder_load <= 1:
-            raise UserError(f"loader.hw_decoder_load={hw_decoder_load}: a share of the images, from 0 to 1")
-        self.prefetch, self.hw_decoder_load = prefetch, float(hw_decoder_load)
+        self.prefetch = check_int("loader.prefetch", prefetch, minimum=1, note="(batches)")
+        fraction = check_number("loader.hw_decoder_load", hw_decoder_load, minimum=0, maximum=1, note="(of the JPEGs)")
+        self.hw_decoder_load = float(fraction)
         self.device = device if device is not None and device.type == "cuda" else None
-        self._feeds = DaliBatchBuilder(
-            BatchBuilder(split, augment, train, image_size, channels, seed), finish=self.device is None
+        self._builder = DaliBatchBuilder(
+            BatchBuilder(split, augment, train, image_size, channels, seed), augment_pixels=self.device is None
         )
 
+    def describe(self) -> str:
+        return f"dali, {self.workers} threads, decoding on the {'CPU' if self.device is None else 'GPU'}"
+
     def close(self) -> None:
-        """End DALI's threads and those that read. The next iteration starts new ones."""
-        readers, self._readers = self._readers, None
-        pipe, self._pipe = self._pipe, None
-        if readers is not None:
-            readers.close()
-        if pipe is not None:
-            pipe.close()
+        """Stop DALI's threads and the reader threads. The next iteration starts new ones."""
+        reader_pool, self._reader_pool = self._reader_pool, None
+        pipeline, self._pipeline = self._pipeline, None
+        if reader_pool is not None:
+            reader_pool.close()
+        if pipeline is not None:
+            pipeline.close()
 
-    def _made(self) -> Iterator[Batch]:
-        if self._readers is None:
-            self._readers = ThreadPool(self._feeds, self.workers)
-        feeds = self._readers.build(BatchRequests(self.sampler))
-        batches: Iterator[tuple[DaliBatch, Tensor]] | None = None
+    def _iter_batches(self) -> Iterator[Batch]:
+        if self._reader_pool is None:
+            self._reader_pool = ThreadPool(self._builder, self.workers)
+        batches = self._reader_pool.build_batches(BatchRequests(self.sampler))
+        results: Iterator[tuple[DaliBatch, Tensor]] | None = None
         while True:
-            if self._pipe is None:
-                self._pipe = self._new_pipe()
-            pipe, batches = self._pipe, batches or self._pipe.run(feeds)
+            if self._pipeline is None:
+                self._pipeline = self._new_pipeline()
+            pipeline, results = self._pipeline, results or self._pipeline.run(batches)
             try:
-                found = next(batches, None)
+                result = next(results, None)
             except RuntimeError:
-                # DALI takes no more after an error. Which of the batches in flight it was shows when one is made alone.
-                left = [fed for fed, _ in pipe.flight]
-                pipe.close()
-                if not left:
+                # A pipeline cannot be used after an error. Retry the oldest batch in flight alone, as it may be the one
+                # that failed, and start a new pipeline with the others.
+                in_flight = [batch for batch, _ in pipeline.in_flight]
+                pipeline.close()
+                if not in_flight:
                     raise
-                self._pipe = batches = None
-                feeds = chain(left[1:], feeds)
-                yield self._again(left[0])
+                self._pipeline = results = None
+                batches = chain(in_flight[1:], batches)
+                yield self._retry(in_flight[0])
                 continue
-            if found is None:
+            if result is None:
                 return
-            yield self._finished(*found)
+            yield self._finish(*result)
 
-    def _again(self, fed: DaliBatch) -> Batch:
-        """A batch that may have failed, made alone: by DALI, or where it cannot be, with every file decoded here."""
+    def _retry(self, batch: DaliBatch) -> Batch:
+        """Build a batch that may have failed: with DALI again, or else with every file decoded here."""
         try:
-            return self._alone(fed)
+            return self._run_alone(batch)
         except RuntimeError:
-            return self._alone(self._feeds.build(fed.key, dali_decodes=False))
+            return self._run_alone(self._builder.build(batch.request, dali_decodes=False))
 
-    def _alone(self, fed: DaliBatch) -> Batch:
-        pipe = self._new_pipe()
+    def _run_alone(self, batch: DaliBatch) -> Batch:
+        """Build a batch with a pipeline of its own."""
+        pipeline = self._new_pipeline()
         try:
-            ((_, images),) = pipe.run(iter([fed]))
-            return self._finished(fed, images)
+            ((_, images),) = pipeline.run(iter([batch]))
+            return self._finish(batch, images)
         finally:
-            pipe.close()
+            pipeline.close()
 
-    def _finished(self, fed: DaliBatch, images: Tensor) -> Batch:
-        labels = torch.from_numpy(fed.labels)
-        if not len(fed.files):
+    def _finish(self, batch: DaliBatch, images: Tensor) -> Batch:
+        """Join DALI's images with the labels, and replace the images of bad files."""
+        labels = torch.from_numpy(batch.labels)
+        if not len(batch.jpegs):
             images = images[:0]
-        if fed.rows is not None:
-            images = images[torch.from_numpy(fed.rows).to(images.device)]
+        if batch.replacement_rows is not None:
+            images = images[torch.from_numpy(batch.replacement_rows).to(images.device)]
         if self.device is not None:
-            return images, labels.pin_memory().to(self.device, non_blocking=True), fed.bad
-        return images, labels, fed.bad
+            return Batch(images, labels.pin_memory().to(self.device, non_blocking=True), batch.bad_files)
+        return Batch(images, labels, batch.bad_files)
 
-    def _new_pipe(self) -> "_Pipeline":
+    def _new_pipeline(self) -> "_Pipeline":
         return _Pipeline(
-            self._feeds.batches,
+            self._builder.builder,
             self.sampler.batch_size,
             device=self.device,
             workers=self.workers,
@@ -142,60 +150,65 @@ class DaliLoader(Loader):
 
 
 class _Pipeline:
-    """A DALI pipeline that executes draws; `flight` holds what was fed to it and did not come out yet."""
+    """A DALI pipeline that applies augmentation parameters. `in_flight` holds the inputs of unfinished batches."""
 
-    def __init__(self, batches: BatchBuilder, batch_size: int, *, device: torch.device | None, **options: Any) -> None:
-        self._device, self._source = device, DaliSource(batches)
-        self.flight = self._source.flight
-        self._read: deque[tuple[torch.cuda.Event, DaliInputs]] = deque()
+    def __init__(self, builder: BatchBuilder, batch_size: int, *, device: torch.device | None, **options: Any) -> None:
+        self._device, self._source = device, DaliSource(builder)
+        self.in_flight = self._source.in_flight
+        self._gpu_inputs: deque[tuple[torch.cuda.Event, DaliInputs]] = deque()
         self._pipeline = _build_pipeline(self._source, batch_size, device, **options)
 
-    def run(self, feeds: Iterator[DaliBatch]) -> Iterator[tuple[DaliBatch, Tensor]]:
-        """What is fed, with its images: uint8 (N, C, side, side), channels last; what an earlier run left is gone."""
-        self._source.feeds = iter(())
-        while self._next() is not None:
+    def run(self, batches: Iterator[DaliBatch]) -> Iterator[tuple[DaliBatch, Tensor]]:
+        """Yield each batch with its images: uint8 (N, C, image_size, image_size), channels last in memory.
+
+        Discards what an earlier run left unfinished.
+        """
+        self._source.batches = iter(())
+        while self._next_output() is not None:
             pass
         if self._device is not None:
             torch.cuda.synchronize(self._device)
-        self.flight.clear()
-        self._pipeline.schedule_run()  # that there is nothing more ends DALI's epoch, and it can be reset
-        self._pipeline.reset()
-        self._source.feeds = feeds
+        self.in_flight.clear()
+        # DALI can only be reset at the end of an epoch. The source is empty, so this run ends the epoch.
         self._pipeline.schedule_run()
-        while (images := self._next()) is not None:
-            # DALI's executor gives a batch's memory away with it, and torch keeps it: nothing writes there any more.
-            made = torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+        self._pipeline.reset()
+        self._source.batches = batches
+        self._pipeline.schedule_run()
+        while (output := self._next_output()) is not None:
+            # No copy is needed: DALI's executor gives up a batch's memory with the output and does not write to it
+            # again. The torch tensor keeps the memory alive.
+            images = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
             self._pipeline.schedule_run()
-            fed, inputs = self.flight.popleft()
-            self._keep(inputs)
-            yield fed, made
+            batch, inputs = self.in_flight.popleft()
+            self._hold_inputs(inputs)
+            yield batch, images
 
     def close(self) -> None:
-        """End DALI's threads, and only then let go of what they read."""
+        """Stop DALI's threads, and only then release the inputs that they read."""
         self._pipeline = None
-        self._source.feeds = iter(())
-        self.flight.clear()
-        self._read.clear()
+        self._source.batches = iter(())
+        self.in_flight.clear()
+        self._gpu_inputs.clear()
 
-    def _keep(self, inputs: DaliInputs) -> None:
-        """Keep alive what a GPU may still be reading: its work for a batch need not be done when that comes out."""
+    def _hold_inputs(self, inputs: DaliInputs) -> None:
+        """Keep a batch's inputs alive while the GPU may still read them: its work can end after the output arrives."""
         if self._device is not None:
-            done = torch.cuda.Event()
-            done.record(torch.cuda.current_stream(self._device))
-            self._read.append((done, inputs))
-            while self._read[0][0].query() and len(self._read) > 1:
-                self._read.popleft()
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self._device))
+            self._gpu_inputs.append((event, inputs))
+            while self._gpu_inputs[0][0].query() and len(self._gpu_inputs) > 1:
+                self._gpu_inputs.popleft()
 
-    def _next(self) -> Any:
-        """The batch that DALI began first, on a GPU in the order of torch's stream; None where it has begun none."""
+    def _next_output(self) -> Any:
+        """Return the oldest scheduled batch, on a GPU in the order of torch's current stream; None if there is none."""
         if self._pipeline is None:
-            raise RuntimeError("this iteration was broken off: its loader has been closed")
+            raise RuntimeError("this iterator is no longer valid: its loader has been closed")
         stream = None if self._device is None else torch.cuda.current_stream(self._device)
         try:
             (images,) = self._pipeline.share_outputs(stream)
         except StopIteration:
             return None
-        self._pipeline.release_outputs()  # the executor's: the batch itself is ours
+        self._pipeline.release_outputs()  # frees the executor's buffer slot; the batch in it stays valid
         return images
 
 
@@ -208,21 +221,21 @@ def _build_pipeline(
     prefetch: int,
     hw_decoder_load: float,
 ) -> Any:
-    """The pipeline: from the source's inputs to finished images, uint8 (N, side, side, C)."""
+    """Return a DALI pipeline from the source's inputs to augmented images: uint8 (N, image_size, image_size, C)."""
     from nvidia.dali import fn, pipeline_def, types
 
-    on_gpu, side, cuts_first = device is not None, source.side, source.cuts_first
-    decoding: dict[str, Any] = {
+    on_gpu, side, crop_first = device is not None, source.image_size, source.crop_before_resize
+    decode_options: dict[str, Any] = {
         "device": "mixed" if on_gpu else "cpu",
         "output_type": types.RGB if source.channels == 3 else types.GRAY,
-        "jpeg_fancy_upsampling": True,  # of colours, as on the CPU
+        "jpeg_fancy_upsampling": True,  # interpolates the chroma channels, as libjpeg-turbo does on the CPU
         "hw_decoder_load": hw_decoder_load,
     }
-    resizing: dict[str, Any] = {"interp_type": types.INTERP_LINEAR, "antialias": True}
-    outside: dict[str, Any] = {"out_of_bounds_policy": "pad", "fill_values": 0}  # black
-    inputs = [types.UINT8, types.UINT8, types.BOOL, types.INT32, types.INT32, types.INT32, types.FLOAT]
-    ranks, layouts = [1, 3, 0, 1, 1, 0, 1], ["", "HWC", "", "", "", "", ""]
-    count = 7 if source.erases else 6
+    resize_options: dict[str, Any] = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+    pad_options: dict[str, Any] = {"out_of_bounds_policy": "pad", "fill_values": 0}  # black
+    dtypes = [types.UINT8, types.UINT8, types.BOOL, types.INT32, types.INT32, types.INT32, types.FLOAT]
+    ndims, layouts = [1, 3, 0, 1, 1, 0, 1], ["", "HWC", "", "", "", "", ""]
+    num_inputs = 7 if source.has_erase else 6
 
     @pipeline_def(
         batch_size=batch_size,
@@ -233,53 +246,56 @@ def _build_pipeline(
         seed=0,
     )
     def pipeline() -> Any:
-        files, pixels, is_file, corner, shape, flip, *erased = fn.external_source(
+        jpegs, pixels, is_jpeg, corner, shape, flip, *erase_box = fn.external_source(
             source=source,
-            num_outputs=count,
-            dtype=inputs[:count],
-            ndim=ranks[:count],
-            layout=layouts[:count],
+            num_outputs=num_inputs,
+            dtype=dtypes[:num_inputs],
+            ndim=ndims[:num_inputs],
+            layout=layouts[:num_inputs],
             no_copy=True,
         )
 
-        def cut(images: Any) -> Any:
+        def crop(images: Any) -> Any:
             return fn.slice(images, start=corner, shape=shape, axis_names="HW")
 
-        def finished(images: Any) -> Any:
-            if cuts_first:
-                images = fn.resize(images, size=[side, side], **resizing)
+        def resize_and_flip(images: Any) -> Any:
+            if crop_first:
+                images = fn.resize(images, size=[side, side], **resize_options)
             else:
-                images = fn.resize(images, size=fn.cast(shape, dtype=types.FLOAT), **resizing)
-                images = fn.slice(images, start=corner, shape=[side, side], axis_names="HW", **outside)
+                images = fn.resize(images, size=fn.cast(shape, dtype=types.FLOAT), **resize_options)
+                images = fn.slice(images, start=corner, shape=[side, side], axis_names="HW", **pad_options)
             return fn.flip(images, horizontal=flip)
 
-        if is_file:
-            if cuts_first:
-                images = fn.decoders.image_slice(files, start=corner, shape=shape, axis_names="HW", **decoding)
+        if is_jpeg:
+            if crop_first:
+                images = fn.decoders.image_slice(jpegs, start=corner, shape=shape, axis_names="HW", **decode_options)
             else:
-                images = fn.decoders.image(files, **decoding)
+                images = fn.decoders.image(jpegs, **decode_options)
             if not on_gpu:
-                images = finished(images)
+                images = resize_and_flip(images)
         else:
-            images = pixels  # finished, where the images are made on the CPU
+            images = pixels  # on the CPU these are already cropped, resized and flipped
             if on_gpu:
-                images = (cut(pixels) if cuts_first else pixels).gpu()
+                images = (crop(pixels) if crop_first else pixels).gpu()
         if on_gpu:
-            images = finished(images)
-        if source.erases:
-            anchor, extent = erased[0][:2], erased[0][2:]
-            images = fn.erase(images, anchor=anchor, shape=extent, axis_names="HW", fill_value=source.fill)
+            images = resize_and_flip(images)
+        if source.has_erase:
+            anchor, extent = erase_box[0][:2], erase_box[0][2:]
+            images = fn.erase(images, anchor=anchor, shape=extent, axis_names="HW", fill_value=source.erase_fill)
         return images
 
     return pipeline()
 
 
 def check_dali(augment: Augment, device: torch.device | None) -> None:
-    """Raise UserError where DALI cannot be used for training so, with what to type instead."""
+    """Raise UserError if DALI cannot be used on `device` with this training augmentation.
+
+    The error says what to type instead.
+    """
     on_gpu = device is not None and device.type == "cuda"
     problem = dali_problem(torch.version.cuda if on_gpu else None)
     if on_gpu and torch.version.cuda is None:
-        problem = "DALI knows NVIDIA's GPUs alone"
+        problem = "DALI supports only NVIDIA GPUs"
     if problem is not None:
         raise UserError(f"loader=dali: {problem}; or type loader=torch")
     problem = unsupported_augmentation(augment)
@@ -288,18 +304,22 @@ def check_dali(augment: Augment, device: torch.device | None) -> None:
 
 
 def unsupported_augmentation(augment: Augment) -> str | None:
-    """What of an augmentation DALI has no exact counterpart of; None where it can do all."""
-    for key, wanted in (("auto_augment", augment.auto_augment), ("color_jitter", any(augment.color_jitter or ()))):
-        if wanted:
-            return f"augment.{key}={getattr(augment, key)}: loader=dali cannot do it"
+    """Return an error message if DALI has no exact counterpart of the augmentation, else None."""
+    if augment.auto_augment:
+        return f"augment.auto_augment={augment.auto_augment}: loader=dali does not support it"
+    if any(augment.color_jitter or ()):
+        return f"augment.color_jitter={augment.color_jitter}: loader=dali does not support it"
     return None
 
 
 @cache
 def dali_problem(cuda: str | None = None) -> str | None:
-    """Why DALI cannot be used, with the command that helps; None where it can. `cuda`: the GPU's version, "13.0"."""
+    """Return why DALI cannot be used, with the command that helps; None if it can.
+
+    cuda: the CUDA version of torch, e.g. "13.0"; None if no GPU is used.
+    """
     if not sys.platform.startswith("linux"):
-        return "DALI runs on Linux alone"
+        return "DALI runs only on Linux"
     major = (cuda or DEFAULT_CUDA).split(".")[0]
     install = f"pip install nvidia-dali-cuda{major}0"
     try:
@@ -308,16 +328,15 @@ def dali_problem(cuda: str | None = None) -> str | None:
         return f"DALI is not installed: {install}"
     except (ImportError, OSError) as error:
         return f"DALI cannot be loaded ({' '.join(str(error).split())}): {install}"
-    built = nvidia.dali.__cuda_version__ // 1000
-    if cuda is not None and str(built) != major:
-        return f"DALI is built for CUDA {built}, torch for {cuda}: pip uninstall nvidia-dali-cuda{built}0; {install}"
+    dali_major = nvidia.dali.__cuda_version__ // 1000
+    if cuda is not None and str(dali_major) != major:
+        uninstall = f"pip uninstall nvidia-dali-cuda{dali_major}0"
+        return f"DALI is built for CUDA {dali_major}, torch for {cuda}: {uninstall}; {install}"
     return None
 
 
 def resolve_threads(workers: int | str) -> int:
-    """`loader.workers` as a number. Raises UserError for what is none."""
+    """Return `loader.workers` as a number of threads. Raises UserError unless it is "auto" or an integer >= 1."""
     if workers == "auto":
         return min(MAX_AUTO_WORKERS, usable_cores())
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise UserError(f"loader.workers={workers}: it can be auto, or a number of threads, at least 1 for DALI")
-    return workers
+    return check_int("loader.workers", workers, minimum=1, note="for DALI, or auto")

@@ -1,4 +1,4 @@
-"""What DALI is fed: a batch's JPEGs or pixels, and what was drawn for them. Nothing here knows DALI."""
+"""DALI's inputs: a batch's JPEGs or pixels with their augmentation parameters. This module does not import DALI."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnnzoo.data.loaders.batch_builder import BatchBuilder, BatchRequest, Indices
+from cnnzoo.data.loaders.batch_builder import BatchBuilder, BatchRequest, Indices, image_sizes
 from cnnzoo.data.transforms.augment import AugmentParams
 from cnnzoo.data.transforms.decode import (
     BadFile,
@@ -24,93 +24,105 @@ from cnnzoo.data.transforms.decode import (
 from cnnzoo.data.transforms.geometry import augment_batch, augment_images
 
 UNCHECKED, JPEG, NOT_JPEG = range(3)
-"""What is known of a file: nothing yet, a sound JPEG that DALI decodes, or one that is decoded here."""
-NO_FILE = np.empty(0, np.uint8)
+"""File kinds: not checked yet, a valid JPEG that DALI decodes, or any other file, which is decoded here."""
+NO_JPEG = np.empty(0, np.uint8)
 DaliInputs = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class DaliBatch:
-    """A batch on its way to DALI: N images that can be read, each as a file's bytes or as pixels."""
+    """The inputs for one batch: N readable images, each either the bytes of a JPEG or pixels."""
 
-    key: BatchRequest
-    files: list[Pixels]  # a JPEG's bytes, (bytes,); empty where there are pixels
-    pixels: list[Pixels]  # (H, W, C), upright, or finished but for what is erased; empty where there is a file
-    are_files: npt.NDArray[np.bool_]  # (N,)
-    params: AugmentParams  # of the N
+    request: BatchRequest
+    jpegs: list[Pixels]  # the bytes of a JPEG, uint8 (bytes,); empty for an image that is given as pixels
+    pixels: list[Pixels]  # (H, W, C), upright, or augmented except for erasing; empty for a JPEG
+    is_jpeg: npt.NDArray[np.bool_]  # (N,)
+    params: AugmentParams  # of the N images
     labels: npt.NDArray[np.int64]  # of the finished batch
-    rows: Indices | None  # which of the N stands at each place of the finished batch; None: they as they are
-    bad: list[BadFile]
+    replacement_rows: Indices | None  # for each position of the finished batch the row in the N; None: all in order
+    bad_files: list[BadFile]
 
 
 class DaliBatchBuilder:
-    """Makes what DALI is fed for a key of `batches`, from files, from the store or from pixels in memory.
+    """Builds DALI's inputs for a request, from files, from the cache or from pixels in memory.
 
-    DALI takes damaged files without a word, so each is looked at from end to end the first time it is met; its kind and
-    size are kept from then on. What is no plain JPEG is decoded here. Any number of threads may make feeds.
+    DALI decodes damaged JPEGs without an error. Each file is therefore checked from end to end when it is read for the
+    first time, and its kind and size are remembered. Files that are not plain JPEGs are decoded here. Any number of
+    threads may call `build` at the same time.
 
-    finish: what is pixels is cropped, resized and flipped here as well, several times as quickly as DALI does it on a
-        CPU; else it is handed over as it lies in memory.
+    builder: the torch loader's builder for the same batches.
+    augment_pixels: crop, resize and flip images that are already decoded here, which is several times faster than DALI
+        on a CPU. Otherwise they are passed to DALI unchanged.
     """
 
-    def __init__(self, batches: BatchBuilder, *, finish: bool) -> None:
-        self.batches, self.split, self.finish = batches, batches.split, finish
+    def __init__(self, builder: BatchBuilder, *, augment_pixels: bool) -> None:
+        self.builder, self.split, self.augment_pixels = builder, builder.split, augment_pixels
         self.kinds = np.zeros(len(self.split), np.int8)
         self.sizes = np.zeros((len(self.split), 2), np.int64)
 
-    def build(self, key: BatchRequest, *, dali_decodes: bool = True) -> DaliBatch:
-        """The feed for `key`; not `by_itself`: files are looked at anew, and all are decoded here."""
-        epoch, indices = key
+    def build(self, request: BatchRequest, *, dali_decodes: bool = True) -> DaliBatch:
+        """Build the inputs for a request. With `dali_decodes=False`, check all its files again and decode them here."""
+        epoch, indices = request
         if self.split.pixels is not None:
-            return self._of_pixels(key)
+            return self._build_from_pixels(request)
         if not dali_decodes:
             self.kinds[indices] = UNCHECKED
-        found: list[Pixels] = []
-        good: list[int] = []
+        images: list[Pixels] = []
+        positions: list[int] = []
         sizes: list[tuple[int, int]] = []
-        bad: list[BadFile] = []
-        for place, index in enumerate(indices.tolist()):
+        bad_files: list[BadFile] = []
+        for position, index in enumerate(indices.tolist()):
             try:
-                image, size = self._find(index, dali_decodes)
-            except Exception as error:  # whatever a broken file makes a decoder raise
-                bad.append(BadFile(self.split.path(index), error_reason(error)))
+                image, size = self._load(index, dali_decodes)
+            except Exception as error:  # decoders raise many types of exceptions for broken files
+                bad_files.append(BadFile(self.split.path(index), error_reason(error)))
                 continue
-            found.append(image)
-            good.append(place)
+            images.append(image)
+            positions.append(position)
             sizes.append(size)
-        rows = self.batches.replacement_rows(good, len(indices)) if bad and good and self.batches.train else None
-        places = np.array(good, np.int64)
-        params = self.batches.params_for(epoch, indices[places], np.array(sizes, np.int64).reshape(-1, 2))
-        are_files = np.array([image.ndim == 1 for image in found], bool)
-        pixels = [self._no_pixels] * len(found)
-        decoded_here = np.flatnonzero(~are_files)
-        for row, image in zip(
-            decoded_here, self._finished([found[row] for row in decoded_here], params.select(decoded_here)), strict=True
-        ):
+        rows = None
+        if bad_files and positions and self.builder.train:
+            rows = self.builder.replacement_rows(positions, len(indices))
+        good = indices[np.array(positions, np.int64)]
+        params = self.builder.params_for(epoch, good, np.array(sizes, np.int64).reshape(-1, 2))
+        is_jpeg = np.array([image.ndim == 1 for image in images], bool)
+        pixels = [np.empty((0, 0, self.builder.channels), np.uint8)] * len(images)
+        decoded_rows = np.flatnonzero(~is_jpeg)
+        decoded = self._augment([images[row] for row in decoded_rows], params.select(decoded_rows))
+        for row, image in zip(decoded_rows, decoded, strict=True):
             pixels[row] = image
         return DaliBatch(
-            key,
-            files=[image if image.ndim == 1 else NO_FILE for image in found],
+            request,
+            jpegs=[image if image.ndim == 1 else NO_JPEG for image in images],
             pixels=pixels,
-            are_files=are_files,
+            is_jpeg=is_jpeg,
             params=params,
-            labels=self.split.labels[indices[places if rows is None else places[rows]]],
-            rows=rows,
-            bad=bad,
+            labels=self.split.labels[good if rows is None else good[rows]],
+            replacement_rows=rows,
+            bad_files=bad_files,
         )
 
-    def _finished(self, frames: list[Pixels], params: AugmentParams) -> list[Pixels]:
-        if not self.finish or not frames:
+    def _build_from_pixels(self, request: BatchRequest) -> DaliBatch:
+        epoch, indices = request
+        assert self.split.pixels is not None
+        count, labels = len(indices), self.split.labels[indices]
+        params = self.builder.params_for(epoch, indices, image_sizes(self.split, count))
+        if self.augment_pixels:
+            frames = convert_channels(self.split.pixels[indices], self.builder.channels)
+            pixels = list(augment_batch(frames, replace(params, erase_boxes=None)).permute(0, 2, 3, 1).numpy())
+        else:
+            pixels = [convert_channels(self.split.pixels[index], self.builder.channels) for index in indices]
+        return DaliBatch(request, [NO_JPEG] * count, pixels, np.zeros(count, bool), params, labels, None, [])
+
+    def _augment(self, frames: list[Pixels], params: AugmentParams) -> list[Pixels]:
+        """Crop, resize and flip decoded images if `augment_pixels`; erasing is left to DALI."""
+        if not self.augment_pixels or not frames:
             return frames
-        images = augment_images(frames, replace(params, erase_boxes=None), self.batches.channels)
+        images = augment_images(frames, replace(params, erase_boxes=None), self.builder.channels)
         return list(images.permute(0, 2, 3, 1).numpy())
 
-    @property
-    def _no_pixels(self) -> Pixels:
-        return np.empty((0, 0, self.batches.channels), np.uint8)
-
-    def _find(self, index: int, dali_decodes: bool) -> tuple[Pixels, tuple[int, int]]:
-        """(a JPEG's bytes or pixels, the size upright) of a file."""
+    def _load(self, index: int, dali_decodes: bool) -> tuple[Pixels, tuple[int, int]]:
+        """Return (the bytes of a JPEG or pixels, the size after EXIF rotation) of an image."""
         stored = None if self.split.store is None else self.split.store.get(index)
         data: ByteBuffer | Pixels
         if stored is None:
@@ -126,50 +138,41 @@ class DaliBatchBuilder:
             self.kinds[index] = JPEG if verify_jpeg(data) else NOT_JPEG
         if self.kinds[index] == JPEG and dali_decodes:
             return np.frombuffer(data, np.uint8), (height, width)
-        pixels = decode_bytes(data, self.batches.channels)
+        pixels = decode_bytes(data, self.builder.channels)
         return pixels, (pixels.shape[0], pixels.shape[1])
-
-    def _of_pixels(self, key: BatchRequest) -> DaliBatch:
-        epoch, indices = key
-        assert self.split.pixels is not None
-        count, labels = len(indices), self.split.labels[indices]
-        sizes = np.tile(np.array(self.split.pixels.shape[1:3], np.int64), (count, 1))
-        params = self.batches.params_for(epoch, indices, sizes)
-        if self.finish:
-            frames = convert_channels(self.split.pixels[indices], self.batches.channels)
-            pixels = list(augment_batch(frames, replace(params, erase_boxes=None)).permute(0, 2, 3, 1).numpy())
-        else:
-            pixels = [convert_channels(self.split.pixels[index], self.batches.channels) for index in indices]
-        return DaliBatch(key, [NO_FILE] * count, pixels, np.zeros(count, bool), params, labels, None, [])
 
 
 class DaliSource:
-    """What DALI calls for the next batch's inputs, which it reads where they lie.
+    """The callable that DALI's external source calls for the inputs of the next batch.
 
-    `feeds` gives an epoch's; `flight` keeps alive what was fed and did not come out yet.
+    `batches` are those of the current epoch. DALI reads the arrays without copying them, so `in_flight` keeps the
+    inputs alive until their batch is finished.
     """
 
-    def __init__(self, batches: BatchBuilder) -> None:
-        self.batches, self.side, self.channels = batches, batches.image_size, batches.channels
-        # Windows of random-resized crops are cut out before resizing, all others after it.
-        self.cuts_first = batches.train and batches.augment.crop == "random_resized"
-        nothing = batches.params_for(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
-        self.erases, self.fill = nothing.erase_boxes is not None, list(nothing.erase_fill)
-        self.feeds: Iterator[DaliBatch] = iter(())
-        self.flight: deque[tuple[DaliBatch, DaliInputs]] = deque()
+    def __init__(self, builder: BatchBuilder) -> None:
+        self.builder, self.image_size, self.channels = builder, builder.image_size, builder.channels
+        # A random-resized crop is cut out before resizing, every other crop after it.
+        self.crop_before_resize = builder.train and builder.augment.crop == "random_resized"
+        no_params = builder.params_for(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
+        self.has_erase, self.erase_fill = no_params.erase_boxes is not None, list(no_params.erase_fill)
+        self.batches: Iterator[DaliBatch] = iter(())
+        self.in_flight: deque[tuple[DaliBatch, DaliInputs]] = deque()
 
     def __call__(self) -> DaliInputs:
-        """Files, pixels, which of them counts, windows' corners, heights and widths, flips; what is erased."""
-        fed = next(self.feeds)
-        files, pixels, are_files, params = fed.files, fed.pixels, fed.are_files, fed.params
-        if not files:  # none of the batch's can be read: DALI wants one image at least
-            files, pixels = [NO_FILE], [np.zeros((self.side, self.side, self.channels), np.uint8)]
-            are_files, size = np.zeros(1, bool), np.array([[self.side, self.side]], np.int64)
-            params = self.batches.params_for(0, np.zeros(1, np.int64), size)
-        shapes = params.crops[:, 2:] if self.cuts_first else params.resize_to
+        """Return (jpegs, pixels, is_jpeg, crop corners, (height, width) of crop or resize, flips[, erase boxes]).
+
+        Raises StopIteration, which DALI expects, at the end of the epoch.
+        """
+        batch = next(self.batches)
+        jpegs, pixels, is_jpeg, params = batch.jpegs, batch.pixels, batch.is_jpeg, batch.params
+        if not jpegs:  # no file of the batch can be read, but DALI needs at least one image
+            jpegs, pixels = [NO_JPEG], [np.zeros((self.image_size, self.image_size, self.channels), np.uint8)]
+            is_jpeg, size = np.zeros(1, bool), np.array([[self.image_size, self.image_size]], np.int64)
+            params = self.builder.params_for(0, np.zeros(1, np.int64), size)
+        shapes = params.crops[:, 2:] if self.crop_before_resize else params.resize_to
         corners = params.crops[:, :2].astype(np.int32)
-        inputs: DaliInputs = (files, pixels, are_files, corners, shapes.astype(np.int32), params.flips.astype(np.int32))
+        inputs: DaliInputs = (jpegs, pixels, is_jpeg, corners, shapes.astype(np.int32), params.flips.astype(np.int32))
         if params.erase_boxes is not None:
             inputs = (*inputs, params.erase_boxes.astype(np.float32))
-        self.flight.append((fed, inputs))
+        self.in_flight.append((batch, inputs))
         return inputs

@@ -1,4 +1,4 @@
-"""The one place that decides which image comes when."""
+"""The sampler: decides which image comes when, for every loader."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,16 @@ from cnnzoo.errors import UserError
 class EpochSampler:
     """The batches of one rank, as arrays of indices into a split of `size` images.
 
-    Training: all images, shuffled anew each epoch by (seed, epoch), are cut into global batches of `batch_size *
-    world_size`, of which each rank takes its piece: W ranks of B see together what one rank of W * B sees. The last,
-    incomplete one is dropped. Evaluation: in order, rank r takes images r, r + W, r + 2W, ...: each image exactly once,
-    the last batch as short as it comes, and ranks may differ in length.
+    Training: each epoch shuffles all images by (seed, epoch) and cuts them into global batches of `batch_size *
+    world_size`. Each rank takes its part of every global batch, so W ranks with batch size B see the same images per
+    step as one rank with batch size W * B. The last, incomplete global batch is dropped.
 
-    `frozen`: every epoch is epoch 0, for `trainer.overfit_batches`. Raises UserError where training images do not make
-    one global batch.
+    Evaluation: no shuffling. Rank r takes the images r, r + W, r + 2W, ..., so every image is seen exactly once. The
+    last batch may be shorter, and ranks may have different numbers of batches.
+
+    frozen: repeat epoch 0 in every epoch, for `trainer.overfit_batches`.
+
+    Raises UserError if there are fewer training images than one global batch needs.
     """
 
     def __init__(
@@ -33,37 +36,37 @@ class EpochSampler:
         frozen: bool = False,
     ) -> None:
         if train and size < batch_size * world_size:
-            by = f" x {world_size} processes" if world_size > 1 else ""
-            most = size // world_size
-            way_out = f"type data.batch_size={most} or less" if most else "use fewer processes"
-            raise UserError(f"data.batch_size={batch_size}{by}: more than the {size} training images; {way_out}")
+            processes = f" x {world_size} processes" if world_size > 1 else ""
+            maximum = size // world_size
+            way_out = f"type data.batch_size={maximum} or less" if maximum else "use fewer processes"
+            raise UserError(f"data.batch_size={batch_size}{processes}: more than the {size} training images; {way_out}")
         self.size, self.batch_size, self.seed, self.train = size, batch_size, seed, train
         self.rank, self.world_size, self.frozen = rank, world_size, frozen
-        self.epoch = self._first = 0
+        self.epoch = self._first_batch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is of; Lightning calls it."""
+        """Set the epoch of the next iteration. Lightning calls this."""
         self.epoch = 0 if self.frozen else epoch
 
     def start_at(self, batch: int) -> None:
-        """Let the next iteration, and that alone, begin with this batch of its epoch: a resumed one."""
-        self._first = batch
+        """Start the next iteration, and only that one, at this batch of its epoch (to resume within an epoch)."""
+        self._first_batch = batch
 
     def __len__(self) -> int:
-        """How many batches this rank has."""
+        """The number of batches of this rank in an epoch."""
         if self.train:
             return self.size // (self.batch_size * self.world_size)
         return -(-len(range(self.rank, self.size, self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
-        """One epoch's batches: int64 (batch size,)."""
+        """Yield the batches of one epoch: int64 (batch size,)."""
         if self.train:
             indices = permutation(SHUFFLE_STREAM, self.seed, self.epoch, self.size)
-            stride, first = self.batch_size * self.world_size, self.batch_size * self.rank
+            stride, offset = self.batch_size * self.world_size, self.batch_size * self.rank
         else:
             indices = np.arange(self.rank, self.size, self.world_size)
-            stride, first = self.batch_size, 0
-        begin, self._first = self._first, 0
-        for batch in range(begin, len(self)):
-            start = batch * stride + first
+            stride, offset = self.batch_size, 0
+        first_batch, self._first_batch = self._first_batch, 0
+        for batch in range(first_batch, len(self)):
+            start = batch * stride + offset
             yield indices[start : start + self.batch_size]

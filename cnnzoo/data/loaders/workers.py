@@ -1,4 +1,4 @@
-"""Who makes batches ahead: threads, or processes that hand them over in shared memory."""
+"""Worker pools that build batches ahead of training: threads, or processes that return batches in shared memory."""
 
 import contextlib
 import mmap
@@ -24,286 +24,296 @@ from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder, BatchRequest
 from cnnzoo.data.transforms.decode import BadFile
 from cnnzoo.errors import UserError
 
-PREFETCH_FACTOR = 2  # batches that each worker makes ahead
-SPARE_BUFFERS = 4  # slots for the batches that the consumer holds; what it holds beyond them is copied
-PARENT_POLL_SECONDS = 5.0  # seconds between two looks of a worker process at whether its parent lives
+PREFETCH_FACTOR = 2  # batches that each worker builds ahead
+SPARE_BUFFERS = 4  # buffers for batches that the consumer still uses; if it keeps more batches, they are copied
+PARENT_POLL_SECONDS = 5.0  # how often a worker process checks that its parent is alive; also the time it gets to exit
 
-WorkerReply = tuple[int, list[BadFile]] | Exception  # rows made, and the files that took no part in them
+WorkerReply = tuple[int, list[BadFile]] | Exception  # (number of images, bad files), or the error
 
 T = TypeVar("T", covariant=True)
 
 
 class WorkerPool(Protocol):
-    """Workers that live from one iteration to the next."""
+    """Workers that build batches ahead and live from one iteration to the next."""
 
-    def build(self, keys: Iterable[BatchRequest]) -> Iterator[Batch]:
-        """The batches for `keys`, in their order. What an iteration that was broken off asked for is thrown away."""
+    def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
+        """Iterate over the batches of the requests, in their order.
+
+        If an iteration is stopped early, the batches that were still being built are discarded.
+        """
         ...
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         ...
 
 
 class Builder(Protocol[T]):
-    """Who knows how to make what a key stands for."""
+    """An object that builds one batch, or what a loader needs for one, from a request."""
 
-    def build(self, key: BatchRequest) -> T:
-        """It."""
-        ...
+    def build(self, request: BatchRequest) -> T: ...
 
 
 class ThreadPool(Generic[T]):
-    """Threads of this process: they start at once and share everything, but only one at a time runs Python."""
+    """Threads of this process. They start at once and share all memory, but only one at a time runs Python code."""
 
-    def __init__(self, batches: Builder[T], workers: int) -> None:
-        self.batches, self.ahead = batches, workers * PREFETCH_FACTOR
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="cnnzoo-loader")
-        before, started = torch.get_num_threads(), Barrier(workers + 1)
+    def __init__(self, builder: Builder[T], workers: int) -> None:
+        self.builder, self.max_pending = builder, workers * PREFETCH_FACTOR
+        self.executor = ThreadPoolExecutor(workers, thread_name_prefix="cnnzoo-loader")
+        num_threads, barrier = torch.get_num_threads(), Barrier(workers + 1)
 
-        def alone() -> None:  # torch in a worker works alone: the cores are the other workers'
-            started.wait()
+        def use_one_torch_thread() -> None:  # the other cores are for the other workers
+            barrier.wait()
             torch.set_num_threads(1)
-            started.wait()
+            barrier.wait()
 
         for _ in range(workers):
-            self.pool.submit(alone)
-        started.wait()
-        started.wait()
-        torch.set_num_threads(before)  # what threads that start later get
+            self.executor.submit(use_one_torch_thread)
+        barrier.wait()
+        barrier.wait()
+        torch.set_num_threads(num_threads)  # restores the value that threads started later inherit
 
-    def build(self, keys: Iterable[BatchRequest]) -> Iterator[T]:
-        waiting: deque[Future[T]] = deque()
+    def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[T]:
+        pending: deque[Future[T]] = deque()
         try:
-            for key in keys:
-                waiting.append(self.pool.submit(self.batches.build, key))
-                if len(waiting) > self.ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # broken off
-            for future in waiting:
+            for request in requests:
+                pending.append(self.executor.submit(self.builder.build, request))
+                if len(pending) > self.max_pending:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # the iteration may have been stopped early
+            for future in pending:
                 future.cancel()
 
     def close(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class BufferLayout:
-    """Shared memory, cut into `count` places for batches of up to `shape` (N, S, S, C), each with N int64 behind it.
+    """Shared memory divided into `num_buffers` buffers, each for a batch of up to `batch_shape` (N, S, S, C) pixels.
 
-    The int64 are the indices on a batch's way to a worker, and its labels on the way back.
+    Each buffer has N int64 behind its pixels: a request's indices on the way to the worker, the labels on the way back.
     """
 
-    shape: tuple[int, int, int, int]
-    count: int
+    batch_shape: tuple[int, int, int, int]
+    num_buffers: int
 
     @property
-    def pixels(self) -> int:
-        """Bytes of a batch's images, rounded up to what int64 may stand on."""
-        return -(-int(np.prod(self.shape)) // 64) * 64
+    def pixel_bytes(self) -> int:
+        """Bytes of a batch's images, rounded up so that the int64 behind them are aligned."""
+        return -(-int(np.prod(self.batch_shape)) // 64) * 64
 
     @property
-    def bytes(self) -> int:
-        """Of one slot: whole pages."""
-        return -(-(self.pixels + 8 * self.shape[0]) // mmap.PAGESIZE) * mmap.PAGESIZE
+    def buffer_bytes(self) -> int:
+        """Bytes of one buffer, rounded up to whole pages."""
+        return -(-(self.pixel_bytes + 8 * self.batch_shape[0]) // mmap.PAGESIZE) * mmap.PAGESIZE
 
-    def images(self, memory: Any, slot: int, rows: int) -> np.ndarray:
-        """The slot's first `rows` images (rows, S, S, C), where they lie."""
-        _, height, width, channels = self.shape
-        size = rows * height * width * channels
-        return np.frombuffer(memory, np.uint8, size, slot * self.bytes).reshape(rows, height, width, channels)
+    def images(self, memory: Any, buffer: int, count: int) -> np.ndarray:
+        """View of the first `count` images of a buffer: uint8 (count, S, S, C)."""
+        _, height, width, channels = self.batch_shape
+        size = count * height * width * channels
+        return np.frombuffer(memory, np.uint8, size, buffer * self.buffer_bytes).reshape(count, height, width, channels)
 
-    def numbers(self, memory: Any, slot: int, rows: int) -> np.ndarray:
-        """The slot's first `rows` int64, where they lie."""
-        return np.frombuffer(memory, np.int64, rows, slot * self.bytes + self.pixels)
+    def int64s(self, memory: Any, buffer: int, count: int) -> np.ndarray:
+        """View of the first `count` int64 of a buffer."""
+        return np.frombuffer(memory, np.int64, count, buffer * self.buffer_bytes + self.pixel_bytes)
 
 
 class ProcessPool:
-    """Processes: a training loop that keeps Python busy cannot slow them, nor they it.
+    """Worker processes, which do not compete with the training loop for Python's interpreter lock.
 
-    A batch is written once, by the worker, into a slot of shared memory, and handed on as it lies there; the slot is
-    free again when the last tensor of it is gone. Workers end with this process, however it ends.
+    A worker writes a batch into a buffer in shared memory, and the consumer gets tensors that are views of that buffer,
+    without a copy. The buffer is free again when the last of these tensors is gone. The workers exit when this process
+    exits, even if it is killed.
 
-    in_turn: workers make a batch each, and rest while those are used. A team of threads that trains on the CPU waits
-        for each of its own that a worker interrupts, which costs more than the worker's time.
+    alternate: workers and training take turns: each worker builds one batch, then waits until all these batches have
+        been taken. When training runs on the CPU, a busy worker delays one of torch's threads, and all its other
+        threads wait for that one. This costs more time than workers that wait.
     """
 
-    def __init__(self, batches: BatchBuilder, workers: int, batch_size: int, *, alternate: bool = False) -> None:
+    def __init__(self, builder: BatchBuilder, workers: int, batch_size: int, *, alternate: bool = False) -> None:
         self.alternate = alternate
-        side = batches.image_size
-        self.slots = BufferLayout((batch_size, side, side, batches.channels), workers * PREFETCH_FACTOR + SPARE_BUFFERS)
-        self._memory = SharedBuffer(self.slots.bytes * self.slots.count)
-        self._free = deque(range(self.slots.count))
-        self._tickets = 0
-        self._slot_of: dict[int, int] = {}  # by ticket, of what workers are at
-        self._in_flight: list[set[int]] = [set() for _ in range(workers)]  # tickets of each worker
+        side = builder.image_size
+        num_buffers = workers * PREFETCH_FACTOR + SPARE_BUFFERS
+        self.layout = BufferLayout((batch_size, side, side, builder.channels), num_buffers)
+        self._memory = SharedBuffer(self.layout.buffer_bytes * num_buffers)
+        self._free_buffers = deque(range(num_buffers))
+        self._last_request_id = 0
+        self._buffer_of: dict[int, int] = {}  # request id -> buffer, of requests sent and batches not taken yet
+        self._in_flight: list[set[int]] = [set() for _ in range(workers)]  # request ids that each worker works on
         self._connections: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
         context = multiprocessing.get_context()
         forks = context.get_start_method() == "fork"
         for number in range(workers):
-            ours, theirs = context.Pipe()
-            self._connections.append(ours)
+            connection, worker_connection = context.Pipe()
+            self._connections.append(connection)
+            inherited = [*self._connections] if forks else []
             process = context.Process(
                 target=_worker_main,
-                args=(theirs, batches, self._memory.path, self.slots, [*self._connections] if forks else []),
+                args=(worker_connection, builder, self._memory.path, self.layout, inherited),
                 name=f"cnnzoo-loader-{number}",
                 daemon=True,
             )
             process.start()
-            theirs.close()
+            worker_connection.close()
             self._processes.append(process)
-        # before multiprocessing's own farewell, which would send signals that workers do not hear
+        # Runs before multiprocessing's exit handler, whose SIGTERM the workers ignore.
         Finalize(self, _stop_workers, (self._connections, self._processes), exitpriority=10)
 
-    def build(self, keys: Iterable[BatchRequest]) -> Iterator[Batch]:
-        left = iter(keys)
-        key = next(left, None)
-        waiting: deque[int] = deque()  # tickets, in the keys' order
-        done: dict[int, WorkerReply] = {}
-        most = len(self._processes) * (1 if self.alternate else PREFETCH_FACTOR)
+    def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
+        remaining = iter(requests)
+        request = next(remaining, None)
+        pending: deque[int] = deque()  # request ids, in the order of the requests
+        replies: dict[int, WorkerReply] = {}
+        max_pending = len(self._processes) * (1 if self.alternate else PREFETCH_FACTOR)
         try:
-            while key is not None or waiting:
+            while request is not None or pending:
                 if not self._connections:
-                    raise RuntimeError("this iteration was broken off: its loader has been closed since")
+                    raise RuntimeError("this iterator is no longer valid: its loader has been closed")
                 batch = None
-                if waiting and waiting[0] in done and (not self.alternate or len(done) == len(waiting)):
-                    ticket = waiting.popleft()
-                    batch = self._take_batch(ticket, done.pop(ticket))
-                if not self.alternate or (batch is None and not waiting):
-                    while key is not None and len(waiting) < most and self._free:
-                        waiting.append(self._send(key))
-                        key = next(left, None)
+                if pending and pending[0] in replies and (not self.alternate or len(replies) == len(pending)):
+                    request_id = pending.popleft()
+                    batch = self._take_batch(request_id, replies.pop(request_id))
+                if not self.alternate or (batch is None and not pending):
+                    while request is not None and len(pending) < max_pending and self._free_buffers:
+                        pending.append(self._send(request))
+                        request = next(remaining, None)
                 if batch is not None:
                     yield batch
                     continue
-                for ticket, said in self._poll_workers():
-                    if ticket in waiting:
-                        done[ticket] = said
-                    else:  # of an iteration that was broken off
-                        self._free.append(self._slot_of.pop(ticket))
+                for request_id, reply in self._poll_workers():
+                    if request_id in pending:
+                        replies[request_id] = reply
+                    else:  # from an iteration that was stopped early
+                        self._free_buffers.append(self._buffer_of.pop(request_id))
         finally:
-            for ticket in done:
-                self._free.append(self._slot_of.pop(ticket))
+            for request_id in replies:
+                self._free_buffers.append(self._buffer_of.pop(request_id))
 
     def close(self) -> None:
-        lines, self._connections = self._connections, []
-        _stop_workers(lines, self._processes)
+        connections, self._connections = self._connections, []
+        _stop_workers(connections, self._processes)
 
-    def _send(self, key: BatchRequest) -> int:
-        """Ask the worker with least to do for a batch; returns its ticket."""
-        epoch, indices = key
-        slot, worker = (
-            self._free.pop(),
-            min(range(len(self._in_flight)), key=lambda number: len(self._in_flight[number])),
-        )
-        self.slots.numbers(self._memory.view, slot, len(indices))[:] = indices
-        self._tickets += 1
+    def _send(self, request: BatchRequest) -> int:
+        """Send a request to the worker with the fewest requests in flight; return its request id."""
+        epoch, indices = request
+        buffer = self._free_buffers.pop()
+        worker = min(range(len(self._in_flight)), key=lambda number: len(self._in_flight[number]))
+        self.layout.int64s(self._memory.view, buffer, len(indices))[:] = indices
+        self._last_request_id += 1
         try:
-            self._connections[worker].send((self._tickets, slot, epoch, len(indices)))
+            self._connections[worker].send((self._last_request_id, buffer, epoch, len(indices)))
         except OSError:
-            raise self._ended(worker) from None
-        self._slot_of[self._tickets] = slot
-        self._in_flight[worker].add(self._tickets)
-        return self._tickets
+            raise self._dead_worker_error(worker) from None
+        self._buffer_of[self._last_request_id] = buffer
+        self._in_flight[worker].add(self._last_request_id)
+        return self._last_request_id
 
     def _poll_workers(self) -> list[tuple[int, WorkerReply]]:
-        """Wait for what workers say, each time of one ticket."""
-        found: list[tuple[int, WorkerReply]] = []
+        """Wait until at least one worker has replied; return (request id, reply) of each that has."""
+        replies: list[tuple[int, WorkerReply]] = []
         ready = wait(self._connections)
-        for worker, line in enumerate(self._connections):
-            if line not in ready:
+        for worker, connection in enumerate(self._connections):
+            if connection not in ready:
                 continue
             try:
-                ticket, said = line.recv()
+                request_id, reply = connection.recv()
             except (EOFError, OSError):
-                raise self._ended(worker) from None
-            self._in_flight[worker].discard(ticket)
-            found.append((ticket, said))
-        return found
+                raise self._dead_worker_error(worker) from None
+            self._in_flight[worker].discard(request_id)
+            replies.append((request_id, reply))
+        return replies
 
-    def _take_batch(self, ticket: int, said: WorkerReply) -> Batch:
-        slot = self._slot_of.pop(ticket)
-        if isinstance(said, Exception):
-            self._free.append(slot)
-            raise said
-        rows, bad = said
-        pixels = self.slots.images(self._memory.view, slot, rows)
+    def _take_batch(self, request_id: int, reply: WorkerReply) -> Batch:
+        """Return the batch of a reply, or raise the worker's error."""
+        buffer = self._buffer_of.pop(request_id)
+        if isinstance(reply, Exception):
+            self._free_buffers.append(buffer)
+            raise reply
+        count, bad_files = reply
+        pixels = self.layout.images(self._memory.view, buffer, count)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        labels = torch.from_numpy(self.slots.numbers(self._memory.view, slot, rows).copy())
-        if self._free:
-            weakref.finalize(pixels, self._free.append, slot).atexit = False
-        else:
+        labels = torch.from_numpy(self.layout.int64s(self._memory.view, buffer, count).copy())
+        if self._free_buffers:
+            weakref.finalize(pixels, self._free_buffers.append, buffer).atexit = False
+        else:  # the consumer keeps many batches: copy this one, or the workers would have no buffer to write to
             images = images.clone(memory_format=torch.preserve_format)
-            self._free.append(slot)
-        return images, labels, bad
+            self._free_buffers.append(buffer)
+        return Batch(images, labels, bad_files)
 
-    def _ended(self, worker: int) -> UserError:
-        """What to say of a worker that is there no more."""
+    def _dead_worker_error(self, worker: int) -> UserError:
+        """Close the pool; return an error that says how the worker process ended."""
         process = self._processes[worker]
         process.join(PARENT_POLL_SECONDS)
         code = process.exitcode or 0
-        how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended ({code})"
+        reason = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exited ({code})"
         self.close()
         return UserError(
-            f"a worker of the loader (process {process.pid}) {how}; where the machine ran out of memory, try a smaller "
+            f"a loader worker (process {process.pid}) {reason}; if the machine ran out of memory, try a smaller "
             "data.cache.budget, fewer loader.workers, or loader.kind=threads"
         )
 
 
-def _stop_workers(lines: list[Connection], crew: list[multiprocessing.process.BaseProcess]) -> None:
-    """Let workers go, each after the batch that it is at."""
-    for line in lines:
+def _stop_workers(connections: list[Connection], processes: list[multiprocessing.process.BaseProcess]) -> None:
+    """Ask the workers to exit after their current batch, and wait; kill those that take too long."""
+    for connection in connections:
         with contextlib.suppress(OSError):
-            line.send(None)
-        line.close()
-    for process in crew:
+            connection.send(None)
+        connection.close()
+    for process in processes:
         process.join(PARENT_POLL_SECONDS)
         if process.exitcode is None:
             process.kill()
 
 
 def _worker_main(
-    line: Connection, batches: BatchBuilder, path: str, slots: BufferLayout, inherited: list[Connection]
+    connection: Connection,
+    builder: BatchBuilder,
+    memory_path: str,
+    layout: BufferLayout,
+    inherited_connections: list[Connection],
 ) -> None:
-    """A worker process: makes the batches that it is asked for, until nobody can ask any more."""
-    for other in inherited:  # by a fork; open here, they would hide from the others that the parent is gone
-        other.close()
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # for the parent, which may have steps to end before the workers
+    """The main function of a worker process: builds the requested batches until the parent stops it or exits."""
+    # A forked worker inherits the parent's ends of the pipes. While any copy is open, no worker sees the parent exit.
+    for inherited in inherited_connections:
+        inherited.close()
+    # These signals are for the parent, which may have steps to finish with the workers' help.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = os.getppid()
-    with open(path, "r+b") as file:
+    with open(memory_path, "r+b") as file:
         memory = mmap.mmap(file.fileno(), 0)
     try:
         while True:
-            while not line.poll(PARENT_POLL_SECONDS):
+            while not connection.poll(PARENT_POLL_SECONDS):
                 if os.getppid() != parent:
                     return
-            asked = line.recv()
-            if asked is None:
+            message = connection.recv()
+            if message is None:
                 return
-            ticket, slot, epoch, rows = asked
-            line.send((ticket, _build_into_buffer(batches, memory, slots, slot, epoch, rows)))
+            request_id, buffer, epoch, count = message
+            connection.send((request_id, _build_into_buffer(builder, memory, layout, buffer, epoch, count)))
     except (EOFError, OSError):
         return
 
 
 def _build_into_buffer(
-    batches: BatchBuilder, memory: mmap.mmap, slots: BufferLayout, slot: int, epoch: int, rows: int
+    builder: BatchBuilder, memory: mmap.mmap, layout: BufferLayout, buffer: int, epoch: int, count: int
 ) -> WorkerReply:
-    """Make a batch where it is to lie: (rows, bad files), or what went wrong."""
-    place, numbers = slots.images(memory, slot, rows), slots.numbers(memory, slot, rows)
+    """Build a batch of `count` images whose indices are in the buffer, into the same buffer."""
+    out, int64s = layout.images(memory, buffer, count), layout.int64s(memory, buffer, count)
     try:
-        images, labels, bad = batches.build((epoch, numbers.copy()), place)
+        images, labels, bad_files = builder.build(BatchRequest(epoch, int64s.copy()), out)
     except UserError as error:
         return error
     except Exception:
-        return RuntimeError(f"in a worker of the loader:\n{traceback.format_exc()}")
-    if images.data_ptr() != place.ctypes.data:
-        place[: len(images)] = images.permute(0, 2, 3, 1).numpy()
-    numbers[: len(labels)] = labels.numpy()
-    return len(images), bad
+        return RuntimeError(f"in a loader worker:\n{traceback.format_exc()}")
+    if images.data_ptr() != out.ctypes.data:
+        out[: len(images)] = images.permute(0, 2, 3, 1).numpy()
+    int64s[: len(labels)] = labels.numpy()
+    return len(images), bad_files

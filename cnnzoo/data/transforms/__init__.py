@@ -1,1 +1,1 @@
-"""From a file to the network's input: decoding, augmentation, normalization."""
+"""Decoding, augmentation and normalization: from a file to a network's input."""

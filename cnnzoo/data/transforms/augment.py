@@ -1,6 +1,7 @@
-"""What is done to an image on its way to the net: what is wanted (`Augment`), and drawn for each image (`Draw`).
+"""Augmentation settings (`Augment`) and the random parameters that they give for each image (`AugmentParams`).
 
-Drawing and doing are apart, so that every loader does the same to the same image; `execute.py` does it on the CPU.
+Sampling parameters is separate from applying them, so every loader transforms an image in the same way. `geometry.py`
+and `color.py` apply them on the CPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,77 +11,88 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cnnzoo.checks import check_choice, check_int, check_number
 from cnnzoo.data.counter_rng import AUGMENT_STREAM, uniform
-from cnnzoo.data.transforms.sampling import MAGNITUDES, sample_auto_augment, sample_color_jitter, sample_erase_boxes
+from cnnzoo.data.transforms.sampling import (
+    NUM_MAGNITUDE_BINS,
+    FloatArray,
+    IntArray,
+    sample_auto_augment,
+    sample_color_jitter,
+    sample_erase_boxes,
+)
 from cnnzoo.errors import UserError
 
 CROPS = ("center", "padded", "random_resized")
 AUTO_AUGMENT_POLICIES = ("randaugment", "trivialaugment")
-CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop and RandomErasing give up after as many
-MAX_OPS = 16  # of RandAugment's operations on one image
+MAX_ATTEMPTS = 10  # to find a box that fits, as in torchvision's RandomResizedCrop and RandomErasing
+MAX_OPS = 16  # RandAugment operations per image
 
-# Which column of an image's random numbers is for what: fixed, so that a new operation changes no old one.
-FLIP, TOP, LEFT = 0, 1, 2
-AREA = range(3, 3 + CROP_ATTEMPTS)
-ASPECT = range(3 + CROP_ATTEMPTS, 3 + 2 * CROP_ATTEMPTS)
-JITTER_ORDER = range(23, 27)
-JITTER_FACTOR = range(27, 31)
-ERASE = 31
-ERASE_POSITION = range(32, 34)
-ERASE_AREA = range(34, 34 + CROP_ATTEMPTS)
-ERASE_ASPECT = range(44, 44 + CROP_ATTEMPTS)
-AUTO_OP = range(54, 54 + MAX_OPS)
-AUTO_SIGN = range(70, 70 + MAX_OPS)
-AUTO_MAGNITUDE = 86
+# Columns of an image's random numbers. They are fixed, so a new operation leaves the numbers of the others unchanged.
+FLIP_COLUMN, TOP_COLUMN, LEFT_COLUMN = 0, 1, 2
+AREA_COLUMNS = range(3, 3 + MAX_ATTEMPTS)
+ASPECT_COLUMNS = range(13, 13 + MAX_ATTEMPTS)
+JITTER_ORDER_COLUMNS = range(23, 27)
+JITTER_FACTOR_COLUMNS = range(27, 31)
+ERASE_COLUMN = 31
+ERASE_POSITION_COLUMNS = range(32, 34)
+ERASE_AREA_COLUMNS = range(34, 34 + MAX_ATTEMPTS)
+ERASE_ASPECT_COLUMNS = range(44, 44 + MAX_ATTEMPTS)
+AUTO_OP_COLUMNS = range(54, 54 + MAX_OPS)
+AUTO_SIGN_COLUMNS = range(70, 70 + MAX_OPS)
+AUTO_MAGNITUDE_COLUMN = 86
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-RandomColumns = Callable[[Sequence[int]], Floats]  # columns of the images' random numbers
+Rand = Callable[[Sequence[int]], FloatArray]  # column numbers to uniform random numbers in [0, 1), (N, columns)
 
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """What to do to N images: resize each, cut a window out, bring that to `image_size` square, flip some.
+    """Parameters of the transforms of N images.
 
-    Then the operations, in turn, and last what is erased; None where nothing of the kind is wanted of any image.
+    The order of the transforms is: resize, crop, resize the crop to `image_size`, flip, operations, erase. A field is
+    None if no image needs that transform.
     """
 
-    resize_to: Ints  # (N, 2) height and width to resize the whole image to
-    crops: Ints  # (N, 4) top, left, height, width in the resized image; it is black where a window reaches outside
-    flips: npt.NDArray[np.bool_]  # (N,) mirrored left to right
-    image_size: int
-    ops: Ints | None = None  # (N, K) places in `operations.OPERATIONS`
-    magnitudes: Floats | None = None  # (N, K) how much of each
-    erase_boxes: Ints | None = (
-        None  # (N, 4) top, left, height, width in the finished image; height 0: nothing is erased
-    )
-    erase_fill: tuple[int, ...] = (
-        0,
-    )  # the pixel, 0 to 255, that an erased window is filled with; per channel, or for all
+    resize_to: IntArray  # (N, 2) height and width of the whole image before it is cropped
+    crops: IntArray  # (N, 4) top, left, height, width in the resized image; parts outside the image are black
+    flips: npt.NDArray[np.bool_]  # (N,) whether to flip horizontally
+    image_size: int  # height and width of the result, in pixels
+    ops: IntArray | None = None  # (N, K) operations as indices into `sampling.OPS`, in the order of application
+    magnitudes: FloatArray | None = None  # (N, K) magnitude of each operation, in the units listed at `sampling.OPS`
+    erase_boxes: IntArray | None = None  # (N, 4) top, left, height, width in the result; height 0 erases nothing
+    erase_fill: tuple[int, ...] = (0,)  # pixel value of erased boxes, 0 to 255: one per channel, or one for all
 
-    def select(self, which: npt.NDArray[np.int64]) -> "AugmentParams":
-        """The parameters of some of the images."""
-        arrays: dict[str, Any] = {n: rows[which] for n, rows in vars(self).items() if isinstance(rows, np.ndarray)}
+    def select(self, indices: IntArray) -> "AugmentParams":
+        """The parameters of the images at `indices`."""
+        arrays: dict[str, Any] = {n: rows[indices] for n, rows in vars(self).items() if isinstance(rows, np.ndarray)}
         return replace(self, **arrays)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is wanted of training images, and of all images: the crop, and `mean` and `std` (None: the data set's).
+    """Settings of the training and evaluation transforms.
 
-    `crop` for training:
-    - "center": as in evaluation;
-    - "padded": the shorter side to the image size, black margins of `padding` times the image size, a window anywhere;
-    - "random_resized": a window of `scale` of the image's area and an aspect of `ratio`, brought to the image size.
-    `flip` is the probability of mirroring left to right. Evaluation resizes the shorter side to `eval_resize` times the
-    image size and takes the centre; None is 256/224 after training on random-resized windows, which show things larger,
-    else 1. All resizing is bilinear and antialiased.
+    Training images are cropped, flipped, transformed by an automatic augmentation policy, color-jittered and erased,
+    in this order. Evaluation images are resized and center-cropped. Resizing is bilinear and antialiased.
 
-    Then, for training: `auto` "randaugment" (`operations` of them at `magnitude`, 0 to 30) or "trivialaugment" (one, at
-    any magnitude); `color_jitter`, the greatest change of brightness, contrast, saturation and hue (at most 0.5), in an
-    order drawn for each image; and with probability `erase` a window of `erase_scale` of the image's area and an aspect
-    (height over width) of `erase_ratio` is filled with `mean` (the data module puts the data set's there; else black).
-    Raises UserError for what cannot be.
+    - `crop`: the training crop.
+      "center" is the evaluation crop.
+      "padded" resizes the shorter side to the image size, adds a black border of `padding` times the image size, and
+      takes a random crop.
+      "random_resized" takes a random crop and resizes it to the image size. The crop's area is a fraction of the
+      image's area from the range `scale`, and its aspect (width / height) is from the range `ratio`.
+    - `flip`: the probability of a horizontal flip.
+    - `auto_augment`: "randaugment" applies `num_ops` operations at `magnitude` (0 to 30), "trivialaugment" applies one
+      operation at a random magnitude, None applies none.
+    - `color_jitter`: the largest changes of brightness, contrast, saturation and hue (at most 0.5), which are applied
+      in random order.
+    - `random_erase`: the probability that a box is filled with `mean`, or with black if `mean` is None. The box's area
+      is a fraction of the image's area from `erase_scale`, and its aspect (height / width) is from `erase_ratio`.
+    - `eval_resize`: the shorter side before the center crop, as a multiple of the image size. None is 256/224 with
+      "random_resized", because objects look larger in such crops, and 1 with the other crops.
+    - `mean`, `std`: per channel, 0 to 1. The data module replaces None by the data set's values.
+
+    Raises UserError for an invalid value.
     """
 
     crop: Literal["center", "padded", "random_resized"] = "center"
@@ -100,129 +112,137 @@ class Augment:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.crop not in CROPS:
-            raise UserError(f"augment.crop={self.crop}: it can be {', '.join(CROPS)}")
-        if self.auto_augment is not None and self.auto_augment not in AUTO_AUGMENT_POLICIES:
-            raise UserError(
-                f"augment.auto_augment={self.auto_augment}: it can be {', '.join(AUTO_AUGMENT_POLICIES)}, or null for none"
-            )
+        check_choice("augment.crop", self.crop, CROPS)
+        if self.auto_augment is not None:
+            note = "(null turns it off)"
+            check_choice("augment.auto_augment", self.auto_augment, AUTO_AUGMENT_POLICIES, note=note)
         for field in ("scale", "ratio", "color_jitter", "erase_scale", "erase_ratio", "mean", "std"):
             object.__setattr__(self, field, _float_tuple(field, getattr(self, field)))
-        for field in ("scale", "ratio", "erase_scale", "erase_ratio"):
-            value = getattr(self, field)
-            if len(value) != 2 or not 0 < value[0] <= value[1]:
-                raise UserError(f"augment.{field}={list(value)}: wanted are two numbers above 0, the smaller first")
-        for field in ("scale", "erase_scale"):
-            if getattr(self, field)[1] > 1:
-                raise UserError(f"augment.{field}={list(getattr(self, field))}: shares of the image's area, at most 1")
-        strengths = self.color_jitter
-        if strengths is not None and not (len(strengths) == 4 and min(strengths) >= 0 and strengths[3] <= 0.5):
+        _check_range("scale", self.scale, is_area=True)
+        _check_range("ratio", self.ratio)
+        _check_range("erase_scale", self.erase_scale, is_area=True)
+        _check_range("erase_ratio", self.erase_ratio)
+        jitter = self.color_jitter
+        if jitter is not None and not (len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5):
             raise UserError(
-                f"augment.color_jitter={list(strengths)}: wanted are four numbers from 0, the greatest changes of "
-                "brightness, contrast, saturation and hue (that at most 0.5), such as [0.4,0.4,0.4,0.1]"
+                f"augment.color_jitter={list(jitter)}: expected four numbers >= 0, the largest changes of brightness, "
+                "contrast, saturation and hue (hue at most 0.5), such as [0.4,0.4,0.4,0.1]"
             )
-        _whole("num_ops", self.num_ops, 1, MAX_OPS)
-        _whole("magnitude", self.magnitude, 0, MAGNITUDES - 1)
-        _within("flip", self.flip, 0, 1)
-        _within("random_erase", self.random_erase, 0, 1)
-        _within("padding", self.padding, 0, 1)
+        check_int("augment.num_ops", self.num_ops, minimum=1, maximum=MAX_OPS)
+        check_int("augment.magnitude", self.magnitude, minimum=0, maximum=NUM_MAGNITUDE_BINS - 1)
+        for field in ("flip", "random_erase", "padding"):
+            check_number(f"augment.{field}", getattr(self, field), minimum=0, maximum=1)
         if self.eval_resize is not None:
-            _within("eval_resize", self.eval_resize, 1, 8)
+            check_number("augment.eval_resize", self.eval_resize, minimum=1, maximum=8)
         if self.std is not None and min(self.std, default=0) <= 0:
-            raise UserError(f"augment.std={list(self.std)}: every number must be above 0, as pixels are divided by it")
+            raise UserError(f"augment.std={list(self.std)}: expected numbers > 0, because pixels are divided by them")
 
-    def sample(self, seed: int, epoch: int, indices: Ints, sizes: Ints, image_size: int) -> AugmentParams:
-        """Parameters for training images: `indices` (N,) of `sizes` (N, 2), height and width after EXIF rotation.
+    def sample(self, seed: int, epoch: int, indices: IntArray, sizes: IntArray, image_size: int) -> AugmentParams:
+        """Sample parameters for the training images `indices` (N,).
 
-        An image's parameters depend on (seed, epoch, its index) and its size, on nothing else.
+        `sizes` (N, 2) are their heights and widths after the EXIF rotation. An image's parameters depend only on
+        `seed`, `epoch`, its index, its size and `image_size`.
         """
 
-        def chance(columns: Sequence[int]) -> Floats:
+        def rand(columns: Sequence[int]) -> FloatArray:
             return uniform(AUGMENT_STREAM, seed, epoch, indices, columns)
 
-        resized, windows = self._crop(chance, sizes, image_size)
-        flips = chance([FLIP])[:, 0] < self.flip
-        return AugmentParams(resized, windows, flips, image_size, **self._rest(chance, image_size))
+        resize_to, crops = self._sample_crops(rand, sizes, image_size)
+        flips = rand([FLIP_COLUMN])[:, 0] < self.flip
+        ops, magnitudes = self._sample_ops(rand, image_size)
+        params = AugmentParams(resize_to, crops, flips, image_size, ops, magnitudes)
+        if not self.random_erase:
+            return params
+        boxes = sample_erase_boxes(
+            self.random_erase,
+            self.erase_scale,
+            self.erase_ratio,
+            image_size,
+            rand([ERASE_COLUMN]),
+            rand(ERASE_POSITION_COLUMNS),
+            rand(ERASE_AREA_COLUMNS),
+            rand(ERASE_ASPECT_COLUMNS),
+        )
+        return replace(params, erase_boxes=boxes, erase_fill=tuple(round(255 * v) for v in self.mean or (0.0,)))
 
     def margin(self, image_size: int) -> int:
-        """Pixels of black that a padded crop may reach into."""
+        """Width of the black border of a padded crop, in pixels."""
         return round(self.padding * image_size)
 
     @property
     def effective_eval_resize(self) -> float:
-        """`eval_resize`, or what stands for None."""
+        """`eval_resize`, or its default if it is None."""
         if self.eval_resize is not None:
             return self.eval_resize
         return 256 / 224 if self.crop == "random_resized" else 1.0
 
-    def eval_params(self, sizes: Ints, image_size: int) -> AugmentParams:
-        """Parameters for images of `sizes` (N, 2) that are evaluated: nothing is left to chance."""
-        return AugmentParams(*self._center(sizes, image_size), np.zeros(len(sizes), bool), image_size)
+    def eval_params(self, sizes: IntArray, image_size: int) -> AugmentParams:
+        """Parameters for evaluation images of `sizes` (N, 2), height and width; nothing is random."""
+        return AugmentParams(*self._center_crops(sizes, image_size), np.zeros(len(sizes), bool), image_size)
 
-    def _crop(self, chance: RandomColumns, sizes: Ints, image_size: int) -> tuple[Ints, Ints]:
-        """(resized, windows) for training."""
+    def _sample_crops(self, rand: Rand, sizes: IntArray, image_size: int) -> tuple[IntArray, IntArray]:
+        """`resize_to` (N, 2) and `crops` (N, 4) for training."""
         if self.crop == "center":
-            return self._center(sizes, image_size)
+            return self._center_crops(sizes, image_size)
         if self.crop == "padded":
-            resized = shorter_side_to(sizes, image_size)
+            resize_to = shorter_side_to(sizes, image_size)
             margin = self.margin(image_size)
-            corners = np.floor(chance([TOP, LEFT]) * (resized + 2 * margin - image_size + 1)).astype(np.int64) - margin
-            return resized, np.hstack([corners, np.full_like(corners, image_size)])
-        shapes, drawn = self._shapes(sizes, chance(AREA), chance(ASPECT))
-        corners = np.floor(chance([TOP, LEFT]) * (sizes - shapes + 1)).astype(np.int64)
-        corners = np.where(drawn[:, None], corners, (sizes - shapes) // 2)
+            positions = rand([TOP_COLUMN, LEFT_COLUMN]) * (resize_to + 2 * margin - image_size + 1)
+            corners = np.floor(positions).astype(np.int64) - margin
+            return resize_to, np.hstack([corners, np.full_like(corners, image_size)])
+        shapes, fits = self._sample_crop_shapes(sizes, rand(AREA_COLUMNS), rand(ASPECT_COLUMNS))
+        corners = np.floor(rand([TOP_COLUMN, LEFT_COLUMN]) * (sizes - shapes + 1)).astype(np.int64)
+        corners = np.where(fits[:, None], corners, (sizes - shapes) // 2)
         return sizes, np.hstack([corners, shapes])
 
-    def _rest(self, chance: RandomColumns, image_size: int) -> dict[str, Any]:
-        """What comes after crop and flip, as `Draw`'s fields; empty where nothing of it is wanted."""
-        rest: dict[str, Any] = {}
-        drawn = []
+    def _sample_ops(self, rand: Rand, image_size: int) -> tuple[IntArray | None, FloatArray | None]:
+        """`ops` and `magnitudes` (N, K): the automatic augmentation, then the color jitter; None if both are off."""
+        samples = []
         if self.auto_augment is not None:
             count = self.num_ops if self.auto_augment == "randaugment" else 1
-            kind, sign = chance(AUTO_OP[:count]), chance(AUTO_SIGN[:count])
-            drawn.append(
-                sample_auto_augment(self.auto_augment, self.magnitude, image_size, kind, sign, chance([AUTO_MAGNITUDE]))
-            )
+            columns = AUTO_OP_COLUMNS[:count], AUTO_SIGN_COLUMNS[:count], [AUTO_MAGNITUDE_COLUMN]
+            numbers = (rand(column) for column in columns)
+            samples.append(sample_auto_augment(self.auto_augment, self.magnitude, image_size, *numbers))
         if self.color_jitter is not None and any(self.color_jitter):
-            drawn.append(sample_color_jitter(self.color_jitter, chance(JITTER_ORDER), chance(JITTER_FACTOR)))
-        if drawn:
-            rest["ops"], rest["magnitudes"] = (np.hstack(parts) for parts in zip(*drawn, strict=True))
-        if self.random_erase:
-            numbers = (chance(columns) for columns in ([ERASE], ERASE_POSITION, ERASE_AREA, ERASE_ASPECT))
-            rest["erase_boxes"] = sample_erase_boxes(
-                self.random_erase, self.erase_scale, self.erase_ratio, image_size, *numbers
-            )
-            rest["erase_fill"] = tuple(round(255 * value) for value in self.mean or (0.0,))
-        return rest
+            numbers = (rand(columns) for columns in (JITTER_ORDER_COLUMNS, JITTER_FACTOR_COLUMNS))
+            samples.append(sample_color_jitter(self.color_jitter, *numbers))
+        if not samples:
+            return None, None
+        ops, magnitudes = zip(*samples, strict=True)
+        return np.hstack(ops), np.hstack(magnitudes)
 
-    def _center(self, sizes: Ints, image_size: int) -> tuple[Ints, Ints]:
-        """(resized, windows): the shorter side to `eval_resize` times the image size, and the centre of that."""
-        resized = shorter_side_to(sizes, round(self.effective_eval_resize * image_size))
-        corners = np.rint((resized - image_size) / 2).astype(np.int64)
-        return resized, np.hstack([corners, np.full_like(corners, image_size)])
+    def _center_crops(self, sizes: IntArray, image_size: int) -> tuple[IntArray, IntArray]:
+        """`resize_to` (N, 2) and `crops` (N, 4) for evaluation."""
+        resize_to = shorter_side_to(sizes, round(self.effective_eval_resize * image_size))
+        corners = np.rint((resize_to - image_size) / 2).astype(np.int64)
+        return resize_to, np.hstack([corners, np.full_like(corners, image_size)])
 
-    def _shapes(self, sizes: Ints, area: Floats, aspect: Floats) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """(shapes (N, 2), drawn (N,)): the first of ten windows that fits, else the largest of an allowed aspect.
+    def _sample_crop_shapes(
+        self, sizes: IntArray, u_area: FloatArray, u_aspect: FloatArray
+    ) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+        """Heights and widths of random-resized crops (N, 2), and whether one of the attempts fits the image (N,).
 
-        The law of torchvision's RandomResizedCrop: the area uniform, the aspect (width over height) uniform in its log.
+        The first attempt that fits is taken, else the largest crop with an aspect in `ratio`. As in torchvision's
+        RandomResizedCrop, the area is uniform and the aspect (width / height) is log-uniform. `u_area` and `u_aspect`
+        (N, attempts) are uniform random numbers.
         """
         height, width = sizes[:, :1], sizes[:, 1:]
-        target = height * width * (self.scale[0] + area * (self.scale[1] - self.scale[0]))  # (N, tries)
+        areas = height * width * (self.scale[0] + u_area * (self.scale[1] - self.scale[0]))  # (N, attempts)
         low, high = np.log(self.ratio)
-        aspects = np.exp(low + aspect * (high - low))
-        widths = np.rint(np.sqrt(target * aspects)).astype(np.int64)
-        heights = np.rint(np.sqrt(target / aspects)).astype(np.int64)
+        aspects = np.exp(low + u_aspect * (high - low))
+        widths = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
+        heights = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-        first = fits.argmax(axis=1)[:, None]
-        tried = np.take_along_axis(np.stack([heights, widths], 2), first[:, :, None], axis=1)[:, 0]
-        shape = np.clip(width[:, 0] / height[:, 0], *self.ratio)
-        fallback = np.stack([np.rint(width[:, 0] / shape), np.rint(height[:, 0] * shape)], 1).astype(np.int64)
-        drawn = fits.any(axis=1)
-        return np.where(drawn[:, None], tried, np.clip(fallback, 1, sizes)), drawn
+        first = fits.argmax(axis=1)[:, None, None]
+        shapes = np.take_along_axis(np.stack([heights, widths], 2), first, axis=1)[:, 0]
+        aspect = np.clip(width[:, 0] / height[:, 0], *self.ratio)
+        fallback = np.stack([np.rint(width[:, 0] / aspect), np.rint(height[:, 0] * aspect)], 1).astype(np.int64)
+        any_fits = fits.any(axis=1)
+        return np.where(any_fits[:, None], shapes, np.clip(fallback, 1, sizes)), any_fits
 
 
-def shorter_side_to(sizes: Ints, side: int) -> Ints:
-    """`sizes` (N, 2) with the shorter side at `side`, the longer one in proportion, rounded down (torchvision)."""
+def shorter_side_to(sizes: IntArray, side: int) -> IntArray:
+    """Scale `sizes` (N, 2) so that the shorter side is `side`; the longer side is rounded down, as in torchvision."""
     short = sizes.min(axis=1, keepdims=True)
     return np.where(sizes == short, side, (side * sizes / short).astype(np.int64))
 
@@ -234,14 +254,12 @@ def _float_tuple(field: str, value: object) -> tuple[float, ...] | None:
     try:
         return tuple(float(number) for number in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise UserError(f"augment.{field}={value}: wanted is a list of numbers, such as [0.5,0.5]") from None
+        raise UserError(f"augment.{field}={value}: expected a list of numbers, such as [0.5,0.5]") from None
 
 
-def _within(field: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise UserError(f"augment.{field}={value}: it must be a number from {low} to {high}")
-
-
-def _whole(field: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"augment.{field}={value}: it must be a whole number from {low} to {high}")
+def _check_range(field: str, value: Sequence[float], *, is_area: bool = False) -> None:
+    """Raise unless `value` is [low, high] with 0 < low <= high, and high <= 1 for fractions of the image's area."""
+    if len(value) != 2 or not 0 < value[0] <= value[1] or (is_area and value[1] > 1):
+        bounds = "> 0 and <= 1" if is_area else "> 0"
+        note = " (fractions of the image's area)" if is_area else ""
+        raise UserError(f"augment.{field}={list(value)}: expected two numbers {bounds} in ascending order{note}")

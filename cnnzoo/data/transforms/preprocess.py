@@ -1,4 +1,4 @@
-"""From an image to a net's input, exactly as evaluation does it; and normalizing."""
+"""Preprocessing of single images for inference, equal to that of evaluation, and normalization of batches."""
 
 import os
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from cnnzoo.data.transforms.geometry import augment_batch
 
 
 class Preprocess:
-    """A path, a Pillow image or pixels, uint8 (H, W) or (H, W, 1 or 3), to float32 (channels, image_size, image_size).
+    """Converts an image to a network's input, float32 (channels, image_size, image_size), as evaluation does.
 
-    The arguments are the plain values that a checkpoint holds; `DataModule.preprocess` gives them.
+    The image is a path, a Pillow image, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3). The arguments are the values
+    that a checkpoint stores; `DataModule.preprocess` returns them.
     """
 
     def __init__(
@@ -28,8 +29,11 @@ class Preprocess:
         self._augment = Augment(eval_resize=eval_resize)
 
     def __call__(self, image: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]) -> Tensor:
-        """The net's input for one image; Pillow's errors for a file that it cannot decode."""
-        pixels = self._pixels(image)
+        """The input for one image.
+
+        Raises the decoder's exceptions for a file, and ValueError for an array of another type or shape.
+        """
+        pixels = self._to_pixels(image)
         params = self._augment.eval_params(np.array([pixels.shape[:2]], np.int64), self.image_size)
         return normalize(augment_batch(pixels[None], params), self.mean, self.std)[0]
 
@@ -39,7 +43,8 @@ class Preprocess:
             f"mean={self.mean}, std={self.std})"
         )
 
-    def _pixels(self, image: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def _to_pixels(self, image: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """uint8 (H, W, channels)."""
         if isinstance(image, Image.Image):
             return pil_to_array(image, self.channels)
         if not isinstance(image, np.ndarray):
@@ -50,7 +55,7 @@ class Preprocess:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (N, C, H, W) to float32, channels last in memory: pixels from 0 to 1, minus `mean`, divided by `std`."""
+    """Scale uint8 (N, C, H, W) to 0 to 1, subtract `mean`, divide by `std`; returns float32 in channels-last memory."""
     floats = images.to(torch.float32, memory_format=torch.channels_last)
     scale = 1 / (255 * torch.tensor(std, dtype=torch.float32))
     shift = -torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32)

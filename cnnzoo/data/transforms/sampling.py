@@ -1,7 +1,7 @@
-"""What changes an image's look beside its crop and flip, drawn: operations with their amounts, and erased windows.
+"""Sampling of the operations and erased boxes that follow crop and flip.
 
-The laws are those of torchvision v2's `ColorJitter`, `RandAugment`, `TrivialAugmentWide` and `RandomErasing`. Numbers
-in [0, 1), one row per image, come in: `augment.py` says which column of an image's numbers is for what.
+The distributions are those of torchvision v2's `ColorJitter`, `RandAugment`, `TrivialAugmentWide` and `RandomErasing`.
+Arguments named `u_*` are uniform random numbers in [0, 1), one row per image. `augment.py` assigns their columns.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
-# The code of an operation is its place here. Its amount is:
-# of a shear its tangent, of a translation whole pixels to the right or down, of a rotation degrees counter-clockwise;
-# of brightness, contrast, saturation and sharpness a factor, 1 for no change; of hue a share of the colour circle;
-# of posterize the bits that are kept, of solarize the value from which pixels are inverted; of the others nothing.
+# An operation's code is its index in this tuple. The unit of its magnitude:
+# - shear: the tangent of the angle
+# - translate: whole pixels to the right or down
+# - rotate: degrees counter-clockwise
+# - brightness, contrast, saturation, sharpness: a factor, 1 for no change
+# - hue: a fraction of the color circle
+# - posterize: the number of bits to keep
+# - solarize: the lowest value that is inverted
+# - the others ignore it
 OPS = (
     "identity",
     "shear_x",
@@ -33,88 +38,95 @@ OPS = (
     "equalize",
     "hue",
 )
-AUTO_OPS = OPS[:-1]  # what RandAugment and TrivialAugment choose from, all alike
+AUTO_OPS = OPS[:-1]  # RandAugment and TrivialAugment choose from these with equal probability
+SIGNED_OPS = AUTO_OPS[AUTO_OPS.index("shear_x") : AUTO_OPS.index("posterize")]
+FACTOR_OPS = ("brightness", "saturation", "contrast", "sharpness")
 JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
-MAGNITUDES = 31  # steps from no change to the strongest
-ERASE_ATTEMPTS = 10  # of finding a window to erase
+NUM_MAGNITUDE_BINS = 31  # from no change to the strongest
 
 
 def sample_auto_augment(
-    policy: str, magnitude: int, image_size: int, kind: Floats, sign: Floats, step: Floats
-) -> tuple[Ints, Floats]:
-    """(operations, amounts), both (N, K), of "randaugment" at `magnitude` (0 to 30), or of "trivialaugment" at any.
+    policy: str, magnitude: int, image_size: int, u_op: FloatArray, u_sign: FloatArray, u_magnitude: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """Operations and magnitudes, both (N, K), of a policy: "randaugment" or "trivialaugment".
 
-    `kind`, `sign`, `step` (N, K): which operation, its direction where it has one, TrivialAugment's magnitude.
+    RandAugment uses `magnitude` (0 to 30) for all images, TrivialAugment a random one. `u_op` and `u_sign` (N, K) give
+    the operations and their directions, `u_magnitude` (N, 1) gives TrivialAugment's magnitudes.
     """
     wide = policy == "trivialaugment"
-    operations = (kind * len(AUTO_OPS)).astype(np.int64)
-    steps = (step * MAGNITUDES).astype(np.int64) if wide else np.full_like(operations, magnitude)
-    strengths = _magnitude_table(image_size, wide)[operations, steps]
-    signed = np.isin(operations, _op_codes(AUTO_OPS[AUTO_OPS.index("shear_x") : AUTO_OPS.index("posterize")]))
-    strengths = np.where(signed & (sign < 0.5), -strengths, strengths)
-    factors = np.isin(operations, _op_codes(("brightness", "saturation", "contrast", "sharpness")))
-    return operations, np.where(factors, 1 + strengths, strengths)
+    ops = (u_op * len(AUTO_OPS)).astype(np.int64)
+    bins = (u_magnitude * NUM_MAGNITUDE_BINS).astype(np.int64) if wide else np.full_like(ops, magnitude)
+    magnitudes = _magnitude_table(image_size, wide)[ops, bins]
+    is_negative = np.isin(ops, _op_codes(SIGNED_OPS)) & (u_sign < 0.5)
+    magnitudes = np.where(is_negative, -magnitudes, magnitudes)
+    return ops, np.where(np.isin(ops, _op_codes(FACTOR_OPS)), 1 + magnitudes, magnitudes)
 
 
-def sample_color_jitter(strengths: Sequence[float], order: Floats, factor: Floats) -> tuple[Ints, Floats]:
-    """(operations, amounts), both (N, 4): brightness, contrast, saturation and hue, in an order of each image's own.
+def sample_color_jitter(
+    max_changes: Sequence[float], u_order: FloatArray, u_factor: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """Operations and magnitudes, both (N, 4): brightness, contrast, saturation and hue in a random order per image.
 
-    `strengths` are the four's greatest changes, 0 for none of it. `order` and `factor` are (N, 4).
+    `max_changes` are the largest changes of these four; 0 turns one off. `u_order` and `u_factor` are (N, 4).
     """
-    strength = np.array(strengths)
-    middle = np.array([1.0, 1.0, 1.0, 0.0])
-    low = np.where(middle == 1, np.maximum(middle - strength, 0), -strength)
-    amounts = low + factor * (middle + strength - low)
-    codes = np.where(strength > 0, _op_codes(JITTER_OPS), 0)
-    turns = np.argsort(order, axis=1, kind="stable")
-    return codes[turns], np.take_along_axis(amounts, turns, axis=1)
+    change = np.array(max_changes)
+    center = np.array([1.0, 1.0, 1.0, 0.0])
+    low = np.where(center == 1, np.maximum(center - change, 0), -change)
+    magnitudes = low + u_factor * (center + change - low)
+    codes = np.where(change > 0, _op_codes(JITTER_OPS), 0)
+    order = np.argsort(u_order, axis=1, kind="stable")
+    return codes[order], np.take_along_axis(magnitudes, order, axis=1)
 
 
 def sample_erase_boxes(
-    share: float,
+    probability: float,
     scale: Sequence[float],
     ratio: Sequence[float],
     image_size: int,
-    whether: Floats,
-    place: Floats,
-    area: Floats,
-    aspect: Floats,
-) -> Ints:
-    """(N, 4) top, left, height and width of what is erased; all 0 for the images where nothing is.
+    u_erase: FloatArray,
+    u_position: FloatArray,
+    u_area: FloatArray,
+    u_aspect: FloatArray,
+) -> IntArray:
+    """Top, left, height and width of the boxes to erase, (N, 4); all 0 for images that keep all pixels.
 
-    `whether` (N, 1) and `place` (N, 2); `area` and `aspect` (N, tries), of which the first that is smaller than the
-    image both ways is taken: the area uniform, the aspect (height over width) uniform in its log.
+    The area is uniform and the aspect (height / width) is log-uniform. The first attempt that is smaller than the image
+    in both directions is taken; if none is, nothing is erased. `u_erase` is (N, 1), `u_position` (N, 2), `u_area` and
+    `u_aspect` (N, attempts).
     """
-    target = image_size**2 * (scale[0] + area * (scale[1] - scale[0]))
+    areas = image_size**2 * (scale[0] + u_area * (scale[1] - scale[0]))
     low, high = np.log(ratio)
-    aspects = np.exp(low + aspect * (high - low))
-    shapes = np.rint(np.sqrt(np.stack([target * aspects, target / aspects], axis=2))).astype(np.int64)  # (N, tries, 2)
+    aspects = np.exp(low + u_aspect * (high - low))
+    shapes = np.rint(np.sqrt(np.stack([areas * aspects, areas / aspects], axis=2))).astype(np.int64)  # (N, attempts, 2)
     fits = (shapes < image_size).all(axis=2)
     shape = np.take_along_axis(shapes, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-    corners = (place * (image_size - shape + 1)).astype(np.int64)
-    erased = fits.any(axis=1) & (whether[:, 0] < share)
-    return np.where(erased[:, None], np.hstack([corners, shape]), 0)
+    corners = (u_position * (image_size - shape + 1)).astype(np.int64)
+    erase = fits.any(axis=1) & (u_erase[:, 0] < probability)
+    return np.where(erase[:, None], np.hstack([corners, shape]), 0)
 
 
-def _magnitude_table(image_size: int, wide: bool) -> Floats:
-    """(operations, MAGNITUDES): how strong each operation of `AUTO` is at each magnitude, for images of that size."""
-    grade = np.linspace(0, 1, MAGNITUDES)
-    shear, turn, factor = (0.99, 135.0, 0.99) if wide else (0.3, 30.0, 0.9)
-    shift = np.trunc(np.linspace(0, 32 if wide else 150 / 331 * image_size, MAGNITUDES))
+def _magnitude_table(image_size: int, wide: bool) -> FloatArray:
+    """Magnitude of each operation of `AUTO_OPS` at each level, (operations, NUM_MAGNITUDE_BINS), without sign.
+
+    `wide` selects TrivialAugment's ranges instead of RandAugment's. For `FACTOR_OPS` it is the difference to 1.
+    """
+    level = np.linspace(0, 1, NUM_MAGNITUDE_BINS)
+    shear, degrees, factor = (0.99, 135.0, 0.99) if wide else (0.3, 30.0, 0.9)
+    shift = np.trunc(np.linspace(0, 32 if wide else 150 / 331 * image_size, NUM_MAGNITUDE_BINS))
     table = {
-        "shear_x": shear * grade,
-        "shear_y": shear * grade,
+        "shear_x": shear * level,
+        "shear_y": shear * level,
         "translate_x": shift,
         "translate_y": shift,
-        "rotate": turn * grade,
-        "brightness": factor * grade,
-        "saturation": factor * grade,
-        "contrast": factor * grade,
-        "sharpness": factor * grade,
-        "posterize": np.rint(8 - (6 if wide else 4) * grade),
-        "solarize": 255 * (1 - grade),
+        "rotate": degrees * level,
+        "brightness": factor * level,
+        "saturation": factor * level,
+        "contrast": factor * level,
+        "sharpness": factor * level,
+        "posterize": np.rint(8 - (6 if wide else 4) * level),
+        "solarize": 255 * (1 - level),
     }
-    return np.stack([table.get(name, np.zeros(MAGNITUDES)) for name in AUTO_OPS])
+    return np.stack([table.get(name, np.zeros(NUM_MAGNITUDE_BINS)) for name in AUTO_OPS])
 
 
 def _op_codes(names: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""`loader=auto`: who is taken, and what is said."""
+"""`loader=auto`: which loader it chooses, and what it logs."""
 
 import logging
 from itertools import product
@@ -24,8 +24,8 @@ RANDAUGMENT = Augment(auto_augment="randaugment")
 
 
 @pytest.fixture
-def on_nvidia(monkeypatch):
-    """A torch for CUDA 13, a DALI that is as good as installed, and nothing said before."""
+def nvidia_gpu(monkeypatch):
+    """Pretends that torch is built for CUDA 13 and DALI is installed, and clears the record of past warnings."""
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(auto, "dali_problem", lambda cuda: None)
     monkeypatch.setattr(dali_loader, "dali_problem", lambda cuda: None)
@@ -33,14 +33,14 @@ def on_nvidia(monkeypatch):
     return monkeypatch
 
 
-def test_dali_is_for_files_that_a_gpu_decodes_where_it_can():
-    for files, on_gpu, installed, executable in product((True, False), repeat=4):
-        found = choose_loader(files=files, on_gpu=on_gpu, installed=installed, executable=executable)
-        assert found == ("dali" if files and on_gpu and installed and executable else "torch")
+def test_choose_loader_takes_dali_if_all_conditions_hold():
+    for from_files, on_gpu, installed, supported in product((True, False), repeat=4):
+        name = choose_loader(from_files=from_files, on_gpu=on_gpu, installed=installed, supported=supported)
+        assert name == ("dali" if from_files and on_gpu and installed and supported else "torch")
 
 
 @pytest.mark.parametrize(
-    ("split", "augment", "device", "kind", "found"),
+    ("split", "augment", "device", "kind", "expected"),
     [
         (FILES, Augment(), GPU, "auto", "dali"),
         (PIXELS, Augment(), GPU, "auto", "torch"),
@@ -52,48 +52,48 @@ def test_dali_is_for_files_that_a_gpu_decodes_where_it_can():
         (FILES, Augment(), GPU, "threads", "torch"),
     ],
 )
-def test_what_is_taken(on_nvidia, caplog, split, augment, device, kind, found):
-    assert resolve_auto_loader(split, augment, device, kind) == found
+def test_auto_loader_builds_the_resolved_loader(nvidia_gpu, caplog, split, augment, device, kind, expected):
+    assert resolve_auto_loader(split, augment, device, kind) == expected
     sampler = EpochSampler(4, 2, seed=0, train=True)
     options = {"train": True, "image_size": 8, "channels": 3, "seed": 0, "workers": 1}
     loader = auto_loader(split, sampler, augment=augment, device=device, kind=kind, **options)
-    assert type(loader) is {"dali": DaliLoader, "torch": TorchLoader}[found]
+    assert type(loader) is {"dali": DaliLoader, "torch": TorchLoader}[expected]
     assert loader.workers == 1
-    if found == "torch":
+    if expected == "torch":
         assert loader.kind == ("threads" if kind == "threads" else "processes")
     assert not caplog.records
 
 
-def test_a_gpu_of_another_maker(on_nvidia):
-    on_nvidia.setattr(torch.version, "cuda", None)
+def test_auto_loader_gpu_not_from_nvidia_takes_torch(nvidia_gpu):
+    nvidia_gpu.setattr(torch.version, "cuda", None)
     assert resolve_auto_loader(FILES, Augment(), GPU) == "torch"
-    with pytest.raises(UserError, match="loader=dali: DALI knows NVIDIA's GPUs alone; or type loader=torch"):
+    with pytest.raises(UserError, match="loader=dali: DALI supports only NVIDIA GPUs; or type loader=torch"):
         dali_loader.check_dali(Augment(), GPU)
 
 
-def test_without_dali_the_torch_loader_goes_on_and_one_line_says_so(on_nvidia, caplog):
-    on_nvidia.setattr(auto, "dali_problem", lambda cuda: "DALI is not installed: pip install nvidia-dali-cuda130")
+def test_auto_loader_without_dali_warns_once(nvidia_gpu, caplog):
+    nvidia_gpu.setattr(auto, "dali_problem", lambda cuda: "DALI is not installed: pip install nvidia-dali-cuda130")
     with caplog.at_level(logging.WARNING):
         assert [resolve_auto_loader(FILES, Augment(), GPU) for _ in range(3)] == ["torch"] * 3
         assert resolve_auto_loader(FILES, Augment(), CPU) == "torch"
-    said = "DALI is not installed: pip install nvidia-dali-cuda130; loader=torch goes on without it"
-    assert [record.getMessage() for record in caplog.records] == [said]
+    message = "DALI is not installed: pip install nvidia-dali-cuda130; using loader=torch instead"
+    assert [record.getMessage() for record in caplog.records] == [message]
 
 
 @pytest.fixture
-def looked_anew():
-    """`missing` looks again."""
+def uncached_dali_problem():
+    """Clears the cache of `dali_problem` before and after the test."""
     dali_problem.cache_clear()
     yield
     dali_problem.cache_clear()
 
 
-@pytest.mark.usefixtures("looked_anew")
-def test_dali_typed_but_not_installed(monkeypatch):
+@pytest.mark.usefixtures("uncached_dali_problem")
+def test_dali_loader_without_dali_raises(monkeypatch):
     monkeypatch.setattr(dali_loader.sys, "platform", "linux")
     monkeypatch.setitem(dali_loader.sys.modules, "nvidia.dali", None)
-    said = "loader=dali: DALI is not installed: pip install nvidia-dali-cuda130; or type loader=torch"
-    with pytest.raises(UserError, match=f"^{said}$"):
+    message = "loader=dali: DALI is not installed: pip install nvidia-dali-cuda130; or type loader=torch"
+    with pytest.raises(UserError, match=f"^{message}$"):
         DaliLoader(
             FILES,
             EpochSampler(4, 2, seed=0, train=True),
@@ -106,16 +106,16 @@ def test_dali_typed_but_not_installed(monkeypatch):
     assert dali_problem("12.8") == "DALI is not installed: pip install nvidia-dali-cuda120"
     monkeypatch.setattr(dali_loader.sys, "platform", "darwin")
     dali_problem.cache_clear()
-    assert dali_problem() == "DALI runs on Linux alone"
+    assert dali_problem() == "DALI runs only on Linux"
 
 
 @needs_dali
-@pytest.mark.usefixtures("looked_anew")
-def test_dali_for_another_cuda(monkeypatch):
+@pytest.mark.usefixtures("uncached_dali_problem")
+def test_dali_problem_other_cuda_version(monkeypatch):
     import nvidia.dali
 
     monkeypatch.setattr(nvidia.dali, "__cuda_version__", 12090)
-    assert dali_problem() is None  # without a GPU any will do
+    assert dali_problem() is None  # without a GPU, any version works
     assert dali_problem("12.8") is None
     assert dali_problem("13.2") == (
         "DALI is built for CUDA 12, torch for 13.2: pip uninstall nvidia-dali-cuda120; pip install nvidia-dali-cuda130"

@@ -1,4 +1,4 @@
-"""Files that cannot be read: named, or skipped, whoever reads them."""
+"""Files that cannot be read: every loader names or skips them."""
 
 from dataclasses import replace
 
@@ -9,70 +9,70 @@ import torch
 from cnnzoo.data.datasets.folder import ImageFolder
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
-from tests.helpers.images import save
-from tests.helpers.loaders import each_loader, each_pool, load_epoch
+from tests.helpers.images import save_image
+from tests.helpers.loaders import load_epoch, parametrize_loaders, parametrize_pools
 
 
 @pytest.fixture
-def damaged(tmp_path):
-    """A function: a split of eight JPEGs of which one is damaged, and that one's path."""
+def damaged_split(tmp_path):
+    """A function that returns a split of eight JPEGs, one of them damaged, and the path of that one."""
 
     def make(damage):
         for number in range(8):
-            path = save(tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg", 60, 60)
-            save(tmp_path / "val" / "a" / f"{number}.jpg")
-        whole = path.read_bytes()
+            path = save_image(tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg", 60, 60)
+            save_image(tmp_path / "val" / "a" / f"{number}.jpg")
+        data = path.read_bytes()
         split = ImageFolder(str(tmp_path)).split("train")
-        middle = len(whole) // 2
-        if damage == "gone":
+        middle = len(data) // 2
+        if damage == "missing":
             path.unlink()
         else:
-            damages = {"cut": whole[:middle], "empty": b"", "text": b"text"}
-            damages["middle"] = whole[:middle] + bytes(200) + whole[middle + 200 :]
-            path.write_bytes(damages[damage])
+            damaged_data = {"truncated": data[:middle], "empty": b"", "text": b"text"}
+            damaged_data["zeros"] = data[:middle] + bytes(200) + data[middle + 200 :]
+            path.write_bytes(damaged_data[damage])
         return split, str(path)
 
     return make
 
 
-@each_pool
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "gone", "middle"])
-def test_a_file_that_cannot_be_read_is_named(damaged, loader_of, crew, damage):
-    split, path = damaged(damage)
-    said = rf"^{path}: cannot be read: .+; mend the file, remove it, or type data.on_bad_file=skip$"
-    with pytest.raises(UserError, match=said) as caught:
-        load_epoch(loader_of(split, 8, **crew))
-    assert "\n" not in str(caught.value)
+@parametrize_pools
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing", "zeros"])
+def test_bad_file_error_names_the_file(damaged_split, make_loader, loader_options, damage):
+    split, path = damaged_split(damage)
+    message = rf"^{path}: cannot be read: .+; repair or remove the file, or type data.on_bad_file=skip$"
+    with pytest.raises(UserError, match=message) as error:
+        load_epoch(make_loader(split, 8, **loader_options))
+    assert "\n" not in str(error.value)
 
 
-@each_pool
-def test_a_bad_file_can_be_skipped(damaged, loader_of, crew, caplog):
-    split, path = damaged("middle")
-    bad = next(n for n in range(8) if split.path(n) == path)
+@parametrize_pools
+def test_bad_file_skip_logs_once_and_replaces(damaged_split, make_loader, loader_options, caplog):
+    split, path = damaged_split("zeros")
+    bad_index = next(n for n in range(8) if split.path(n) == path)
     split = replace(split, labels=np.arange(8))
-    options = {**crew, "on_bad_file": "skip", "image_size": 8}
+    options = {**loader_options, "on_bad_file": "skip", "image_size": 8}
 
-    loader = loader_of(split, 8, train=False, **options)
+    loader = make_loader(split, 8, train=False, **options)
     for epoch in (0, 1):
         ((images, labels),) = load_epoch(loader, epoch)
-        assert labels.tolist() == [n for n in range(8) if n != bad]
+        assert labels.tolist() == [n for n in range(8) if n != bad_index]
         assert len(images) == 7
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == [path]  # once
 
-    loader = loader_of(split, 8, **options)
-    (sampler,) = list(loader.sampler)
+    loader = make_loader(split, 8, **options)
+    (indices,) = list(loader.sampler)
     ((images, labels),) = load_epoch(loader)
-    at = sampler.tolist().index(bad)
-    following = sampler.tolist()[(at + 1) % 8]
-    assert labels.tolist() == [following if n == bad else n for n in sampler.tolist()]
-    assert torch.equal(images[at], images[(at + 1) % 8])
+    position = indices.tolist().index(bad_index)
+    replacement = indices.tolist()[(position + 1) % 8]
+    assert labels.tolist() == [replacement if n == bad_index else n for n in indices.tolist()]
+    assert torch.equal(images[position], images[(position + 1) % 8])
 
 
-@each_loader
+@parametrize_loaders
 @pytest.mark.parametrize("train", [True, False])
-def test_nothing_but_bad_files(damaged, loader_of, crew, train):
-    split, path = damaged("text")
-    bad = next(n for n in range(8) if split.path(n) == path)
-    alone = Split(split.labels[[bad]], paths=split.paths[[bad]])
-    with pytest.raises(UserError, match=f"no file of a whole batch can be read, {path} for one"):
-        load_epoch(loader_of(alone, 1, on_bad_file="skip", train=train, **crew))
+def test_bad_file_skip_raises_if_whole_batch_is_bad(damaged_split, make_loader, loader_options, train):
+    split, path = damaged_split("text")
+    bad_index = next(n for n in range(8) if split.path(n) == path)
+    bad_split = Split(split.labels[[bad_index]], paths=split.paths[[bad_index]])
+    with pytest.raises(UserError, match=f"^{path}: cannot be read: .+; no other file of its batch can be read either"):
+        load_epoch(make_loader(bad_split, 1, on_bad_file="skip", train=train, **loader_options))

@@ -1,4 +1,4 @@
-"""The DALI loader: the torch loader's images, whatever they are stored as. What both keep: test_torch_loader.py."""
+"""The DALI loader: its images equal the torch loader's. Tests that both loaders pass are in test_torch_loader.py."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from cnnzoo.data.loaders import dali_loader, dali_source
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
-from tests.helpers.images import pixels_of, save
+from tests.helpers.images import make_pixels, save_image
 from tests.helpers.loaders import DALI, NO_WORKERS, equal_batches, load_epoch, needs_dali, similar_batches
 
 pytestmark = needs_dali
@@ -28,94 +28,93 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 CROPS = ["center", "padded", "random_resized"]
 ORIENTATION = 0x0112
-COLOUR, GREY = pixels_of("colour", 48, 70), pixels_of("grey", 50, 66, 1)[..., 0]
+COLOR, GRAY = make_pixels("color", 48, 70), make_pixels("gray", 50, 66, 1)[..., 0]
 
 
-def split_of(paths):
+def make_split(paths):
     return Split(np.arange(len(paths)), paths=np.array([os.fsencode(path) for path in paths]))
 
 
 @pytest.fixture(scope="module")
 def jpegs(tmp_path_factory):
-    """Fifteen JPEGs: three sizes, grey and colour, of every subsampling, progressive ones, every EXIF orientation."""
+    """Fifteen JPEGs: three sizes, gray and color, every subsampling and EXIF orientation, some progressive."""
     root = tmp_path_factory.mktemp("jpegs")
     paths = []
     for number in range(15):
         path = root / f"{number}.jpg"
-        pixels = pixels_of(path.name, 50 + 11 * (number % 3), 64, 1 if number % 5 == 4 else 3)
+        pixels = make_pixels(path.name, 50 + 11 * (number % 3), 64, 1 if number % 5 == 4 else 3)
         exif = Image.Exif()
         exif[ORIENTATION] = number % 8 + 1
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         image.save(path, exif=exif, subsampling=number % 3, progressive=number % 4 == 1, quality=90)
         paths.append(path)
-    return split_of(paths)
+    return make_split(paths)
 
 
 @pytest.fixture(scope="module")
-def kinds(tmp_path_factory):
-    """What DALI would decode in another way than we, or not at all, and JPEGs between: one of each."""
-    root = tmp_path_factory.mktemp("kinds")
-    image, grey = Image.fromarray(COLOUR), Image.fromarray(GREY)
-    alpha = image.copy()
-    alpha.putalpha(Image.fromarray(pixels_of("alpha", 48, 70, 1)[..., 0]))
-    files = {
-        "colour.jpg": (image, {}),
-        "rgb.jpg": (image, {"keep_rgb": True}),
-        "grey.jpg": (grey, {}),
-        "cmyk.jpg": (image.convert("CMYK"), {}),
-        "colour.png": (image, {}),
-        "grey.png": (grey, {}),
-        "palette.png": (image.quantize(16), {}),
+def file_formats(tmp_path_factory):
+    """A split of one file per format: those that DALI decodes differently or not at all, and some JPEGs."""
+    root = tmp_path_factory.mktemp("formats")
+    color, gray = Image.fromarray(COLOR), Image.fromarray(GRAY)
+    alpha = color.copy()
+    alpha.putalpha(Image.fromarray(make_pixels("alpha", 48, 70, 1)[..., 0]))
+    images = {
+        "color.jpg": (color, {}),
+        "rgb.jpg": (color, {"keep_rgb": True}),
+        "gray.jpg": (gray, {}),
+        "cmyk.jpg": (color.convert("CMYK"), {}),
+        "color.png": (color, {}),
+        "gray.png": (gray, {}),
+        "palette.png": (color.quantize(16), {}),
         "alpha.png": (alpha, {}),
-        "deep.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {}),
-        "grey.tif": (grey, {}),
-        "colour.bmp": (image, {}),
-        "colour.gif": (image, {}),
+        "16bit.png": (Image.fromarray(GRAY.astype(np.uint16) * 257), {}),
+        "gray.tif": (gray, {}),
+        "color.bmp": (color, {}),
+        "color.gif": (color, {}),
         "alpha.webp": (alpha, {"lossless": True}),
     }
-    for name, (made, options) in files.items():
-        made.save(root / name, **options)
-    return split_of([root / name for name in files])
+    for name, (image, options) in images.items():
+        image.save(root / name, **options)
+    return make_split([root / name for name in images])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("mode", ["none", "encoded", "decoded"])
-def test_the_torch_loaders_images_from_files_and_both_caches(loader_of, jpegs, mode, crop, channels):
+def test_dali_files_and_caches_equal_torch(make_loader, jpegs, mode, crop, channels):
     stores = Cache(mode=mode).fill({"train": jpegs}, channels=channels, on_bad_file="error")
     split = replace(jpegs, store=stores.get("train"))
     for train in (True, False):
-        # erased to one value, which two decoders' noise does not blur
-        augment = Augment(
-            crop=crop, flip=0.5, random_erase=0.5, erase_ratio=(0.5, 2.0), mean=(0.3, 0.4, 0.5)[-channels:]
-        )
+        # Erased areas are filled with `mean`, so the decoders' small differences do not affect them.
+        mean = (0.3, 0.4, 0.5)[-channels:]
+        augment = Augment(crop=crop, flip=0.5, random_erase=0.5, erase_ratio=(0.5, 2.0), mean=mean)
         options = {"train": train, "augment": augment, "channels": channels, "image_size": 40}
         for epoch in (0, 1):
-            expected = load_epoch(loader_of(split, 4, **options, **NO_WORKERS), epoch)
-            assert similar_batches(load_epoch(loader_of(split, 4, **options, **DALI), epoch), expected)
+            expected = load_epoch(make_loader(split, 4, **options, **NO_WORKERS), epoch)
+            assert similar_batches(load_epoch(make_loader(split, 4, **options, **DALI), epoch), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("image_size", [16, 24])
-def test_the_torch_loaders_images_of_pixels_in_memory(loader_of, crop, channels, image_size):
+def test_dali_pixels_in_memory_equal_torch(make_loader, crop, channels, image_size):
     split = Synthetic(images=60, image_size=16, channels=3).split("train")
     options = {"crop": crop, "channels": channels, "image_size": image_size}
-    expected = load_epoch(loader_of(split, 8, **options, **NO_WORKERS))
-    assert similar_batches(load_epoch(loader_of(split, 8, **options, **DALI)), expected)
+    expected = load_epoch(make_loader(split, 8, **options, **NO_WORKERS))
+    assert similar_batches(load_epoch(make_loader(split, 8, **options, **DALI)), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("train", [True, False])
-def test_the_torch_loaders_images_of_every_kind_of_file(loader_of, kinds, channels, train):
-    options = {"train": train, "channels": channels, "image_size": 32, "ranks": (0, 1)}
-    expected = load_epoch(loader_of(kinds, 13, **options, **NO_WORKERS))
-    assert similar_batches(load_epoch(loader_of(kinds, 13, **options, **DALI)), expected)
+def test_dali_every_file_format_equals_torch(make_loader, file_formats, channels, train):
+    options = {"train": train, "channels": channels, "image_size": 32}
+    expected = load_epoch(make_loader(file_formats, 13, **options, **NO_WORKERS))
+    assert similar_batches(load_epoch(make_loader(file_formats, 13, **options, **DALI)), expected)
 
 
 @pytest.mark.parametrize("crop", ["center", "random_resized"])
-def test_images_are_upright(loader_of, tmp_path, crop):
-    """A quarter of a JPEG is white; whichever way it is turned, it is white where the torch loader has it."""
+def test_dali_applies_exif_orientation(make_loader, tmp_path, crop):
+    """A JPEG with one white quarter, in all orientations: white where the torch loader has it."""
     pixels = np.zeros((40, 64, 3), np.uint8)
     pixels[:20, :32] = 255
     paths = []
@@ -125,133 +124,140 @@ def test_images_are_upright(loader_of, tmp_path, crop):
         paths.append(tmp_path / f"{orientation}.jpg")
         Image.fromarray(pixels).save(paths[-1], exif=exif, quality=95)
     options = {"crop": crop, "image_size": 32, "train": crop != "center"}
-    ((made, labels),) = load_epoch(loader_of(split_of(paths), 8, **options, **DALI))
-    ((expected, _),) = load_epoch(loader_of(split_of(paths), 8, **options, **NO_WORKERS))
-    assert (made.float() - expected.float()).abs().mean((1, 2, 3)).max() < 1
+    ((images, labels),) = load_epoch(make_loader(make_split(paths), 8, **options, **DALI))
+    ((expected, _),) = load_epoch(make_loader(make_split(paths), 8, **options, **NO_WORKERS))
+    assert (images.float() - expected.float()).abs().mean((1, 2, 3)).max() < 1
     if crop == "center":
-        corners = made[labels.argsort(), 0][:, [2, 2, -3, -3], [2, -3, 2, -3]] > 127
+        corners = images[labels.argsort(), 0][:, [2, 2, -3, -3], [2, -3, 2, -3]] > 127
         assert corners.int().argmax(1).tolist() == [0, 1, 3, 2, 0, 1, 3, 2]
 
 
-def test_an_image_does_not_depend_on_its_batch(loader_of, jpegs):
-    whole = torch.cat([images for images, _ in load_epoch(loader_of(jpegs, 15, train=False, **DALI))])
-    pieces = torch.cat([images for images, _ in load_epoch(loader_of(jpegs, 4, train=False, **DALI))])
-    assert torch.equal(whole, pieces)
+def test_dali_image_does_not_depend_on_its_batch(make_loader, jpegs):
+    one_batch = torch.cat([images for images, _ in load_epoch(make_loader(jpegs, 15, train=False, **DALI))])
+    small_batches = torch.cat([images for images, _ in load_epoch(make_loader(jpegs, 4, train=False, **DALI))])
+    assert torch.equal(one_batch, small_batches)
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 5])
-def test_how_much_is_made_ahead_changes_nothing(loader_of, jpegs, prefetch):
-    expected = [load_epoch(loader_of(jpegs, **DALI), epoch) for epoch in (0, 1)]
-    loader = loader_of(jpegs, prefetch=prefetch, **DALI)
+def test_dali_prefetch_does_not_change_batches(make_loader, jpegs, prefetch):
+    expected = [load_epoch(make_loader(jpegs, **DALI), epoch) for epoch in (0, 1)]
+    loader = make_loader(jpegs, prefetch=prefetch, **DALI)
     assert all(equal_batches(load_epoch(loader, epoch), expected[epoch]) for epoch in (0, 1))
-    made = iter(loader)
-    next(made)
-    assert len(loader._pipe.flight) == min(prefetch, len(loader) - 1)
+    iterator = iter(loader)
+    next(iterator)
+    assert len(loader._pipeline.in_flight) == min(prefetch, len(loader) - 1)
 
 
-def test_a_file_is_looked_at_once(loader_of, jpegs, monkeypatch):
-    looked, examined = [], dali_source.verify_jpeg
-    monkeypatch.setattr(dali_source, "verify_jpeg", lambda data: looked.append(1) or examined(data))
-    loader = loader_of(jpegs, 5, **DALI)
+def test_dali_verifies_each_file_once(make_loader, jpegs, monkeypatch):
+    calls, verify_jpeg = [], dali_source.verify_jpeg
+    monkeypatch.setattr(dali_source, "verify_jpeg", lambda data: calls.append(1) or verify_jpeg(data))
+    loader = make_loader(jpegs, 5, **DALI)
     for epoch in range(3):
         load_epoch(loader, epoch)
-    assert len(looked) == 15
+    assert len(calls) == 15
 
 
-def test_what_dali_cannot_decode_after_all_is_decoded_here(loader_of, kinds, monkeypatch):
-    """Where all files pass for sound JPEGs, GIF for one makes DALI fail, in the middle of what it makes ahead."""
-    expected = load_epoch(loader_of(kinds, 1, train=False, **DALI))
+def test_dali_decoding_error_falls_back_to_torch(make_loader, file_formats, monkeypatch):
+    """If every file counts as a valid JPEG, DALI fails on some, such as the GIF, while others are in flight."""
+    expected = load_epoch(make_loader(file_formats, 1, train=False, **DALI))
     monkeypatch.setattr(dali_source, "verify_jpeg", lambda data: True)
-    loader = loader_of(kinds, 1, train=False, **DALI)
+    loader = make_loader(file_formats, 1, train=False, **DALI)
     for epoch in (0, 1):
-        made = load_epoch(loader, epoch)
-        gif = [kinds.path(n).endswith(".gif") for n in range(13)].index(True)
-        assert equal_batches(made[gif : gif + 1], expected[gif : gif + 1])
-        assert [labels.tolist() for _, labels in made] == [[n] for n in range(13)]
+        batches = load_epoch(loader, epoch)
+        gif = [file_formats.path(n).endswith(".gif") for n in range(13)].index(True)
+        assert equal_batches(batches[gif : gif + 1], expected[gif : gif + 1])
+        assert [labels.tolist() for _, labels in batches] == [[n] for n in range(13)]
 
 
-def test_a_file_that_goes_bad_while_training_is_named(loader_of, tmp_path):
-    paths = [save(tmp_path / f"{n}.jpg", 40, 40) for n in range(8)]
-    loader = loader_of(split_of(paths), 2, train=False, **DALI)
+def test_dali_file_damaged_after_first_epoch_is_named(make_loader, tmp_path):
+    paths = [save_image(tmp_path / f"{n}.jpg", 40, 40) for n in range(8)]
+    loader = make_loader(make_split(paths), 2, train=False, **DALI)
     expected = load_epoch(loader)
     paths[5].write_bytes(b"text")
-    made = []
     with pytest.raises(UserError, match=rf"^{paths[5]}: cannot be read: not an image"):
-        made.extend(loader)
+        list(loader)
     loader.on_bad_file = "skip"
-    whole = load_epoch(loader)
-    assert [labels.tolist() for _, labels in whole] == [[0, 1], [2, 3], [4], [6, 7]]
-    assert equal_batches(whole[:2] + whole[3:], expected[:2] + expected[3:])
+    batches = load_epoch(loader)
+    assert [labels.tolist() for _, labels in batches] == [[0, 1], [2, 3], [4], [6, 7]]
+    assert equal_batches(batches[:2] + batches[3:], expected[:2] + expected[3:])
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             {"auto_augment": "randaugment"},
-            r"augment\.auto_augment=randaugment: loader=dali cannot do it; type loader=torch",
+            r"augment\.auto_augment=randaugment: loader=dali does not support it; type loader=torch",
         ),
-        ({"auto_augment": "trivialaugment"}, r"augment\.auto_augment=trivialaugment: loader=dali cannot"),
-        ({"color_jitter": (0.4, 0.4, 0.4, 0.1)}, r"augment\.color_jitter=.*: loader=dali cannot"),
+        ({"auto_augment": "trivialaugment"}, r"augment\.auto_augment=trivialaugment: loader=dali does not support"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.1)}, r"augment\.color_jitter=.*: loader=dali does not support"),
     ],
 )
-def test_what_it_cannot_execute_is_refused(loader_of, jpegs, options, said):
-    with pytest.raises(UserError, match=said):
-        loader_of(jpegs, augment=Augment(**options), **DALI)
-    load_epoch(loader_of(jpegs, augment=Augment(**options), train=False, **DALI))  # which does none of it
+def test_dali_unsupported_augmentation_raises(make_loader, jpegs, options, message):
+    with pytest.raises(UserError, match=message):
+        make_loader(jpegs, augment=Augment(**options), **DALI)
+    load_epoch(make_loader(jpegs, augment=Augment(**options), train=False, **DALI))  # evaluation does not use it
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
-        ("workers", 0, r"loader\.workers=0: it can be auto, or a number of threads, at least 1"),
+        ("workers", 0, r"loader\.workers=0: expected a whole number >= 1 for DALI, or auto"),
         ("workers", True, r"loader\.workers=True"),
         ("workers", "many", r"loader\.workers=many"),
-        ("prefetch", 0, r"loader\.prefetch=0: a number of batches, at least 1"),
+        ("prefetch", 0, r"loader\.prefetch=0: expected a whole number >= 1 \(batches\)"),
         ("prefetch", 1.5, r"loader\.prefetch=1\.5"),
-        ("hw_decoder_load", 1.5, r"loader\.hw_decoder_load=1\.5: a share of the images"),
+        ("hw_decoder_load", 1.5, r"loader\.hw_decoder_load=1\.5: expected a number >= 0 and <= 1 \(of the JPEGs\)"),
         ("hw_decoder_load", "half", r"loader\.hw_decoder_load=half"),
     ],
 )
-def test_values_that_cannot_be(loader_of, jpegs, option, value, said):
-    with pytest.raises(UserError, match=said):
-        loader_of(jpegs, **{**DALI, option: value})
+def test_dali_invalid_option_raises(make_loader, jpegs, option, value, message):
+    with pytest.raises(UserError, match=message):
+        make_loader(jpegs, **{**DALI, option: value})
 
 
-def test_threads_by_themselves(loader_of, jpegs, monkeypatch):
+@pytest.mark.parametrize(("device", "name"), [(None, "CPU"), ("cpu", "CPU"), ("cuda:0", "GPU")])
+def test_dali_describe(make_loader, jpegs, monkeypatch, device, name):
+    monkeypatch.setattr(dali_loader, "check_dali", lambda augment, device: None)  # needs a GPU
+    device = None if device is None else torch.device(device)
+    loader = make_loader(jpegs, loader="dali", workers=3, device=device)
+    assert loader.describe() == f"dali, 3 threads, decoding on the {name}"
+
+
+def test_dali_auto_workers(make_loader, jpegs, monkeypatch):
     monkeypatch.setattr(dali_loader, "usable_cores", lambda: 3)
-    assert loader_of(jpegs, loader="dali").workers == 3
+    assert make_loader(jpegs, loader="dali").workers == 3
     monkeypatch.setattr(dali_loader, "usable_cores", lambda: 64)
-    assert loader_of(jpegs, loader="dali").workers == 8
+    assert make_loader(jpegs, loader="dali").workers == 8
 
 
-def test_the_main_job_takes_it(job, tmp_path, caplog):
+def test_train_job_uses_dali(job, tmp_path, caplog):
     for name, value in (("dark", 60), ("light", 190)):
         for number in range(40):
             (tmp_path / "tones" / name).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 24), (value + number % 20,) * 3).save(tmp_path / "tones" / name / f"{number}.jpg")
-    words = ("loader=dali", "loader.workers=1", "data=folder", f"data.root={tmp_path / 'tones'}", "data.batch_size=8")
+    data_overrides = ("data=folder", f"data.root={tmp_path / 'tones'}", "data.batch_size=8", "data.cache.mode=encoded")
     with caplog.at_level("INFO"):
-        assert job("model=lenet", "data.cache.mode=encoded", "trainer.max_epochs=4", *words) == 1.0
+        assert job("model=lenet", "loader=dali", "loader.workers=1", "trainer.max_epochs=4", *data_overrides) == 1.0
     assert any(re.fullmatch("loader +dali, 1 threads, decoding on the CPU", line) for line in caplog.messages)
     assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["loader"] == "dali"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("override", "message"),
     [
-        (["loader.workers=0"], "loader.workers=0: it can be auto, or a number of threads, at least 1 for DALI"),
-        (["augment=trivial"], "augment.auto_augment=trivialaugment: loader=dali cannot do it; type loader=torch"),
+        ("loader.workers=0", "loader.workers=0: expected a whole number >= 1 for DALI, or auto"),
+        ("augment=trivial", "augment.auto_augment=trivialaugment: loader=dali does not support it; type loader=torch"),
     ],
 )
-def test_the_main_job_says_what_cannot_be(job, words, said):
-    with pytest.raises(UserError, match=f"^{said}$"):
-        job("model=lenet", "loader=dali", *words)
+def test_train_job_invalid_dali_options_raise(job, override, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        job("model=lenet", "loader=dali", override)
 
 
-def test_two_ranks_with_gloo(tmp_path):
-    """In processes of their own: each image once an epoch, as many batches in both."""
-    paths = [str(save(tmp_path / f"{n}.jpg")) for n in range(13)]
+def test_dali_two_ranks_share_the_images(tmp_path):
+    """Two processes: every image once in an epoch, and the same number of training batches in both."""
+    paths = [str(save_image(tmp_path / f"{n}.jpg")) for n in range(13)]
     code = textwrap.dedent(
         """
         import json, sys
@@ -262,33 +268,35 @@ def test_two_ranks_with_gloo(tmp_path):
         from cnnzoo.data.loaders.dali_loader import DaliLoader
         from cnnzoo.data.loaders.sampler import EpochSampler
         from cnnzoo.data.split import Split
-        rank, place, *paths = sys.argv[1:]
+        rank, store_path, *paths = sys.argv[1:]
         rank = int(rank)
-        distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+        distributed.init_process_group("gloo", init_method=f"file://{store_path}", rank=rank, world_size=2)
         split = Split(np.arange(len(paths)), paths=np.array([path.encode() for path in paths]))
         for train in (True, False):
-            order = EpochSampler(len(paths), 2, seed=0, train=train, rank=rank, world_size=2)
+            sampler = EpochSampler(len(paths), 2, seed=0, train=train, rank=rank, world_size=2)
             options = {"train": train, "image_size": 8, "channels": 3, "seed": 0, "workers": 1}
-            loader = DaliLoader(split, order, augment=Augment(), **options)
+            loader = DaliLoader(split, sampler, augment=Augment(), **options)
             for epoch in (0, 1):
                 loader.sampler.set_epoch(epoch)
-                mine = [labels.tolist() for _, labels in loader]
-                both = [None, None]
-                distributed.all_gather_object(both, mine)
+                labels = [labels.tolist() for _, labels in loader]
+                labels_by_rank = [None, None]
+                distributed.all_gather_object(labels_by_rank, labels)
                 if rank == 0:
-                    print(json.dumps(both))
+                    print(json.dumps(labels_by_rank))
         distributed.destroy_process_group()
         """
     )
-    ranks = [
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(tmp_path / "meet"), *paths], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, str(rank), str(tmp_path / "store"), *paths],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in (0, 1)
     ]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    epochs = [json.loads(line) for line in said[0].splitlines()]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    epochs = [json.loads(line) for line in outputs[0].splitlines()]
     for first, second in epochs[:2]:
         assert len(first) == len(second) == 3
         assert len({label for batch in first + second for label in batch}) == 12
@@ -296,8 +304,8 @@ def test_two_ranks_with_gloo(tmp_path):
         assert sorted(label for batch in first + second for label in batch) == list(range(13))
 
 
-def test_a_process_ends_in_the_middle_of_an_iteration(tmp_path):
-    path = str(save(tmp_path / "a.jpg"))
+def test_dali_process_exits_during_an_iteration(tmp_path):
+    path = str(save_image(tmp_path / "a.jpg"))
     code = textwrap.dedent(
         """
         import sys
@@ -307,36 +315,36 @@ def test_a_process_ends_in_the_middle_of_an_iteration(tmp_path):
         from cnnzoo.data.loaders.sampler import EpochSampler
         from cnnzoo.data.split import Split
         split = Split(np.arange(40), paths=np.array([sys.argv[1].encode()] * 40))
-        order = EpochSampler(40, 2, seed=0, train=True)
-        loader = DaliLoader(split, order, augment=Augment(), train=True, image_size=8, channels=3, seed=0, workers=2)
+        sampler = EpochSampler(40, 2, seed=0, train=True)
+        loader = DaliLoader(split, sampler, augment=Augment(), train=True, image_size=8, channels=3, seed=0, workers=2)
         batches = iter(loader)
         print(len(next(batches)[1]))
         """
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "2\n", "")
 
 
 @needs_gpu
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("mode", ["none", "encoded", "decoded"])
-def test_the_torch_loaders_images_on_a_gpu(loader_of, jpegs, kinds, mode, crop):
-    for split in (jpegs, kinds):
+def test_dali_on_gpu_equals_torch(make_loader, jpegs, file_formats, mode, crop):
+    for split in (jpegs, file_formats):
         stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")
         split = replace(split, store=stores.get("train"))
-        expected = load_epoch(loader_of(split, 4, crop=crop, image_size=32, **NO_WORKERS))
-        made = load_epoch(loader_of(split, 4, crop=crop, image_size=32, device=torch.device("cuda", 0), **DALI))
-        assert all(images.is_cuda and labels.is_cuda for images, labels in made)
-        assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in made)
-        assert similar_batches([(images.cpu(), labels.cpu()) for images, labels in made], expected)
+        expected = load_epoch(make_loader(split, 4, crop=crop, image_size=32, **NO_WORKERS))
+        batches = load_epoch(make_loader(split, 4, crop=crop, image_size=32, device=torch.device("cuda", 0), **DALI))
+        assert all(images.is_cuda and labels.is_cuda for images, labels in batches)
+        assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
+        assert similar_batches([(images.cpu(), labels.cpu()) for images, labels in batches], expected)
 
 
 @needs_gpu
-def test_a_batch_kept_on_a_gpu_never_changes(loader_of, jpegs):
-    loader = loader_of(jpegs, device=torch.device("cuda", 0), **DALI)
-    kept = list(loader)
-    copies = [(images.cpu(), labels.cpu()) for images, labels in kept]
+def test_dali_on_gpu_kept_batches_never_change(make_loader, jpegs):
+    loader = make_loader(jpegs, device=torch.device("cuda", 0), **DALI)
+    batches = list(loader)
+    copies = [(images.cpu(), labels.cpu()) for images, labels in batches]
     for epoch in range(1, 4):
         load_epoch(loader, epoch)
     loader.close()
-    assert equal_batches([(images.cpu(), labels.cpu()) for images, labels in kept], copies)
+    assert equal_batches([(images.cpu(), labels.cpu()) for images, labels in batches], copies)

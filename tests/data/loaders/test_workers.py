@@ -1,4 +1,4 @@
-"""Worker processes: batches lie in shared memory, and whoever dies is missed at once."""
+"""Worker processes: batches in shared memory, and the end of workers and of their parent."""
 
 import os
 import signal
@@ -17,58 +17,58 @@ from tests.helpers.loaders import NO_WORKERS, equal_batches, live_workers, load_
 
 
 @pytest.fixture
-def loader(loader_of, files):
-    return loader_of(files, batch_size=1, workers=1, kind="processes")
+def loader(make_loader, files):
+    return make_loader(files, batch_size=1, workers=1, kind="processes")
 
 
-def test_a_batch_lies_where_the_worker_wrote_it(loader):
+def test_process_pool_batch_is_view_of_shared_memory(loader):
     images, _ = next(iter(loader))
     memory = torch.frombuffer(loader._pool._memory.view, dtype=torch.uint8)
     assert memory.data_ptr() <= images.data_ptr() < memory.data_ptr() + len(memory)
 
 
-def test_a_slot_is_used_again_once_its_batch_is_gone(loader):
-    places = {images.data_ptr() for images, _ in loader}
+def test_process_pool_reuses_buffers_of_released_batches(loader):
+    addresses = {images.data_ptr() for images, _ in loader}
     assert len(loader) == 20
-    assert len(places) <= PREFETCH_FACTOR + SPARE_BUFFERS
-    assert len(loader._pool._free) == PREFETCH_FACTOR + SPARE_BUFFERS
+    assert len(addresses) <= PREFETCH_FACTOR + SPARE_BUFFERS
+    assert len(loader._pool._free_buffers) == PREFETCH_FACTOR + SPARE_BUFFERS
 
 
-def test_who_keeps_batches_gets_copies_and_slots_come_back(loader_of, files, loader):
-    kept = list(loader)
-    slots = loader._pool.slots.count
-    assert equal_batches(kept, load_epoch(loader_of(files, batch_size=1, **NO_WORKERS)))
-    assert 0 < len(loader._pool._free) < slots
-    del kept
-    assert len(loader._pool._free) == slots
+def test_process_pool_copies_batches_if_all_are_kept(make_loader, files, loader):
+    batches = list(loader)
+    num_buffers = loader._pool.layout.num_buffers
+    assert equal_batches(batches, load_epoch(make_loader(files, batch_size=1, **NO_WORKERS)))
+    assert 0 < len(loader._pool._free_buffers) < num_buffers
+    del batches
+    assert len(loader._pool._free_buffers) == num_buffers
 
 
-def test_keys_are_taken_as_workers_need_them(loader):
-    """What stands behind them, such as the benchmark's passes, happens when it is due."""
+def test_process_pool_takes_requests_lazily(loader):
+    """Code behind the requests, such as the benchmark's actions before each pass, must not run too early."""
     taken = []
 
-    def keys():
-        for key in BatchRequests(loader.sampler):
-            taken.append(key)
-            yield key
+    def requests():
+        for request in BatchRequests(loader.sampler):
+            taken.append(request)
+            yield request
 
     next(iter(loader))
-    made = loader._pool.build(keys())
-    next(made)
+    batches = loader._pool.build_batches(requests())
+    next(batches)
     assert len(taken) <= 1 + PREFETCH_FACTOR + 1 < len(loader)
-    assert len(list(made)) == len(loader) - 1
+    assert len(list(batches)) == len(loader) - 1
 
 
-def test_breaking_off_gives_all_slots_back(loader):
+def test_process_pool_unfinished_iterations_free_buffers(loader):
     for _ in range(5):
         next(iter(loader))
     load_epoch(loader)
-    assert len(loader._pool._free) == loader._pool.slots.count
+    assert len(loader._pool._free_buffers) == loader._pool.layout.num_buffers
 
 
-def test_what_a_worker_keeps_open_is_not_the_parents_end(loader_of, files):
-    """Else a worker would never learn that the parent is gone while another one lives."""
-    loader = loader_of(files, workers=2, kind="processes")
+def test_worker_exits_when_its_connection_closes(make_loader, files):
+    """If another worker had inherited the connection, this worker would not notice that the parent is gone."""
+    loader = make_loader(files, workers=2, kind="processes")
     next(iter(loader))
     first, second = loader._pool._processes
     loader._pool._connections[0].close()
@@ -77,61 +77,61 @@ def test_what_a_worker_keeps_open_is_not_the_parents_end(loader_of, files):
     assert second.is_alive()
 
 
-def test_a_killed_worker_ends_the_iteration(loader_of, files):
-    loader = loader_of(files, workers=2, kind="processes")
-    made = iter(loader)
-    next(made)
+def test_killed_worker_raises_and_loader_restarts(make_loader, files):
+    loader = make_loader(files, workers=2, kind="processes")
+    iterator = iter(loader)
+    next(iterator)
     victim = loader._pool._processes[1]
     os.kill(victim.pid, signal.SIGKILL)
     victim.join(10)
     with pytest.raises(
         UserError, match=rf"process {victim.pid}\) was killed by signal 9 \(SIGKILL\); .*loader.kind=threads"
     ):
-        for _ in made:
+        for _ in iterator:
             pass
     assert not live_workers()
     loader.close()
-    assert equal_batches(load_epoch(loader), load_epoch(loader_of(files, **NO_WORKERS)))  # a new crew
+    assert equal_batches(load_epoch(loader), load_epoch(make_loader(files, **NO_WORKERS)))  # with new workers
 
 
-def test_what_goes_wrong_in_a_worker_is_raised_with_its_traceback(loader_of, files, monkeypatch):
+def test_worker_error_is_raised_with_its_traceback(make_loader, files, monkeypatch):
     monkeypatch.setattr(workers.BatchBuilder, "build", lambda *_: 1 // 0)
-    loader = loader_of(files, workers=2, kind="processes")
-    with pytest.raises(RuntimeError, match=r"(?s)in a worker of the loader:.*ZeroDivisionError"):
+    loader = make_loader(files, workers=2, kind="processes")
+    with pytest.raises(RuntimeError, match=r"(?s)in a loader worker:.*ZeroDivisionError"):
         next(iter(loader))
     monkeypatch.undo()
     loader.close()
     load_epoch(loader)
 
 
-def test_an_iteration_ends_where_its_loader_is_closed(loader):
-    made = iter(loader)
-    next(made)
+def test_closed_loader_ends_its_iteration(loader):
+    iterator = iter(loader)
+    next(iterator)
     loader.close()
-    with pytest.raises(RuntimeError, match="its loader has been closed since"):
-        list(made)
+    with pytest.raises(RuntimeError, match="its loader has been closed"):
+        list(iterator)
 
 
-def test_workers_rest_while_a_training_on_the_cpu_has_the_cores(loader_of, files):
-    loader = loader_of(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
-    asked = []
+def test_alternate_workers_wait_while_batches_are_used(make_loader, files):
+    loader = make_loader(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
+    num_requests = []
     for _ in loader:
-        assert not any(loader._pool._in_flight)  # who made a batch is asked for no other
-        asked.append(loader._pool._tickets)
-    assert asked == [2 + 2 * (n // 2) for n in range(20)]
+        assert not any(loader._pool._in_flight)  # no worker is busy while a batch is used
+        num_requests.append(loader._pool._last_request_id)
+    assert num_requests == [2 + 2 * (n // 2) for n in range(20)]
 
 
-def test_workers_that_rest_are_asked_again_whatever_is_kept(loader_of, files):
-    loader = loader_of(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
-    kept = [*loader, *loader]
-    assert equal_batches(kept[:20], kept[20:])
-    broken_off = iter(loader)
-    next(broken_off)
-    broken_off.close()
-    assert equal_batches(list(loader), kept[:20])
+def test_alternate_continues_if_all_batches_are_kept(make_loader, files):
+    loader = make_loader(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
+    batches = [*loader, *loader]
+    assert equal_batches(batches[:20], batches[20:])
+    unfinished = iter(loader)
+    next(unfinished)
+    unfinished.close()
+    assert equal_batches(list(loader), batches[:20])
 
 
-ORPHANS = """
+PARENT_SCRIPT = """
 import signal, sys, time
 import numpy as np
 from cnnzoo.data.transforms.augment import Augment
@@ -144,29 +144,29 @@ loader = TorchLoader(
     split, EpochSampler(64, 4, seed=0, train=True), augment=Augment(), train=True, image_size=8, channels=3, seed=0,
     workers=2, kind="processes",
 )
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore SIGINT
 next(iter(loader))
 print(*(process.pid for process in loader._pool._processes), flush=True)
 time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill", "term", "int"])
-def test_workers_end_with_their_parent_however_it_ends(sign):
-    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill", "term", "int"])
+def test_workers_exit_when_a_signal_ends_the_parent(signum):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT_SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout is not None
-    found = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(found) == 2
-    parent.send_signal(sign)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.send_signal(signum)
     parent.wait(20)
     parent.stdout.close()
-    until = time.monotonic() + 20
-    while any(_runs(pid) for pid in found):
-        assert time.monotonic() < until
+    deadline = time.monotonic() + 20
+    while any(_is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline
 
 
-def _runs(pid):
-    """Whether a process is there and not a zombie that nobody has asked after yet."""
+def _is_running(pid):
+    """Whether a process exists and is not a zombie, that is, dead but not yet waited for."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -174,22 +174,22 @@ def _runs(pid):
         return False
 
 
-def test_signals_are_for_the_process_that_trains(loader):
-    """It may have steps to end before the workers do: `kill` and Ctrl-C often reach all of a job's processes."""
-    made = iter(loader)
-    next(made)
+def test_workers_ignore_signals_for_the_parent(loader):
+    """`kill` and Ctrl-C often reach all processes of a job, and the parent may still have steps to finish."""
+    iterator = iter(loader)
+    next(iterator)
     (worker,) = live_workers()
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        os.kill(worker.pid, sign)
-    rest = list(made)
-    assert len(rest) == len(loader) - 1
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(worker.pid, signum)
+    remaining = list(iterator)
+    assert len(remaining) == len(loader) - 1
     loader.close()
     worker.join(10)
     assert worker.exitcode == 0
 
 
-def test_an_interpreter_that_ends_by_itself_waits_for_no_worker():
-    script = ORPHANS.replace("time.sleep(600)", "")
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    assert not any(_runs(int(pid)) for pid in ended.stdout.split())
+def test_interpreter_exit_ends_workers():
+    script = PARENT_SCRIPT.replace("time.sleep(600)", "")
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert not any(_is_running(int(pid)) for pid in result.stdout.split())
