@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cnnzoo.data.datamodule import DataModule
@@ -64,8 +65,6 @@ def find_checkpoint(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     `last.ckpt` comes first even if `best.ckpt` has more steps. The latter may be from right after a validation within
     an epoch, or from the middle of a gradient accumulation.
     """
-    import torch  # here: the command line is checked without it
-
     others: list[tuple[Path, dict[str, Any]]] = []
     for path in sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name != "last.ckpt"):
         try:
