@@ -1,4 +1,4 @@
-"""Resuming a run that was stopped: find its checkpoint, check what is left to train, cut its logs back."""
+"""Resuming a stopped run: find its checkpoint, check that epochs are left, and truncate its logs."""
 
 import logging
 import zipfile
