@@ -19,6 +19,7 @@ from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.loaders.workers import PREFETCH_FACTOR
 from cnnzoo.data.split import Source, Split
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.formatting import plural
 from cnnzoo.training.classifier import Classifier
 
 WARMUP_STEPS = 3  # training steps before the clock starts, in which libraries choose their algorithms
@@ -53,14 +54,11 @@ class RepeatedSampler(EpochSampler):
         vars(self).update(vars(sampler))
         self.sampler, self.passes, self.on_pass_start = sampler, passes, on_pass_start
 
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.sampler.set_epoch(epoch)
-
     def __len__(self) -> int:
         return len(self.sampler) * self.passes
 
     def __iter__(self) -> Iterator[Any]:
+        self.sampler.set_epoch(self.epoch)
         for _ in range(self.passes):
             self.on_pass_start()
             yield from self.sampler
@@ -152,8 +150,9 @@ def measure_training(
         data.teardown()  # Lightning does not call it after an exception
     if stopwatch.rate is None:
         raise UserError(
-            f"training ended after {stopwatch.steps} steps, before {seconds:g} s were measured: leave out the setting "
-            "that ends it, such as trainer.max_steps, trainer.max_epochs, trainer.max_time or trainer.fast_dev_run"
+            f"training ended after {plural(stopwatch.steps, 'step')}, before {seconds:g} s were measured: leave out "
+            "the setting that ends it, such as trainer.max_steps, trainer.max_epochs, trainer.max_time or "
+            "trainer.fast_dev_run"
         )
     return stopwatch.rate, stopwatch.data_wait
 

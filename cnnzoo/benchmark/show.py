@@ -54,7 +54,7 @@ def run_data_benchmark(cfg: DictConfig, data: DataModule, classifier: Classifier
             f"trainer.devices={cfg.trainer.devices} and trainer.num_nodes={cfg.trainer.num_nodes}: the benchmark "
             "measures one device, because each of several devices needs the same; leave them out"
         )
-    data.train_dataloader()  # raises now for settings that the loader does not accept; it starts no worker
+    data.build_loader("train")  # raises now for settings that the loader does not accept; it starts no worker
     benchmark = DataBenchmark(cfg, data, classifier, make_trainer)
     num_settings = len(benchmark.measurements)
     seconds = (num_settings + cfg.finalists + 3) * cfg.rounds * cfg.seconds * DURATION_FACTOR

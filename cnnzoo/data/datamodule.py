@@ -176,10 +176,16 @@ class DataModule(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> Any:
-        """The training loader, reshuffled in each epoch."""
+        """The training loader. It is created once, and each iteration is its next epoch; see `Loader`.
+
+        Without a trainer, the first call fills the cache as `setup("fit")` does.
+        """
+        if self.trainer is None and "train" not in self._loaders and self.cache.mode != "none":
+            self.setup("fit")
         return self._loader("train")
 
     def val_dataloader(self) -> Any:
+        """The validation loader. It uses the cache if that has been filled, but does not fill it."""
         return self._loader("val")
 
     def test_dataloader(self) -> Any:
@@ -231,7 +237,10 @@ class DataModule(pl.LightningDataModule):
         self._stores = {}
 
     def build_loader(self, name: str, *, start_batch: int = 0) -> Any:
-        """Build a new loader of the split; its first iteration begins at `start_batch`. The caller closes it."""
+        """Build a new loader of the split; its first iteration begins at `start_batch`. The caller closes it.
+
+        It uses the cache if that has been filled, but does not fill it.
+        """
         assert name in SPLITS
         self.setup()
         split = self.split(name)

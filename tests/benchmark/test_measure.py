@@ -90,6 +90,15 @@ def test_repeated_sampler_repeats_the_epoch():
     assert (sampler.epoch, sampler.batch_size, len(calls)) == (2, 4, 3)
 
 
+def test_repeated_sampler_has_the_next_epoch_of_a_loader():
+    sampler = RepeatedSampler(EpochSampler(10, 4, seed=0, train=True), 2, lambda: None)
+    plain = EpochSampler(10, 4, seed=0, train=True)
+    for epoch in range(3):
+        sampler.next_epoch()
+        plain.set_epoch(epoch)
+        assert [batch.tolist() for batch in sampler] == 2 * [batch.tolist() for batch in plain]
+
+
 def test_held_batch_repeats_the_first_batch(pixels):
     batches = iter(pixels.variant(loader=partial(HeldBatch, batch_device=torch.device("cpu"))).train_dataloader())
     first, second = next(batches), next(batches)

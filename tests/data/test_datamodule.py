@@ -202,6 +202,19 @@ def test_batch_size_above_data_size_is_an_error():
         data.train_dataloader()
 
 
+def test_loops_by_hand_equal_the_epochs_of_a_trainer(loader):
+    options = {"augment": Augment(crop="padded", flip=0.5), "loader": loader}
+    net, _ = fit(synthetic_data(**options), max_epochs=3)
+    data = synthetic_data(**options)
+    train_loader = data.train_dataloader()
+    for epoch in range(3):
+        batches = [data.on_after_batch_transfer(batch, 0) for batch in train_loader]
+        sums = [("train", epoch, float(images.double().sum()), labels.tolist()) for images, labels in batches]
+        assert sums == net.batches_of("train", epoch)
+        assert data.train_dataloader() is train_loader
+    assert len({str(net.batches_of("train", epoch)) for epoch in range(3)}) == 3
+
+
 def test_no_test_split_gives_no_test_loader(tree):
     data = DataModule(ImageFolder, root=str(tree({"train/a": 3, "train/b": 3, "val/a": 2})), batch_size=2)
     data.setup()

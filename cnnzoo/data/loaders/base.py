@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 class Loader(ABC):
     """The batches of `split` in the order of `sampler`. Subclasses implement how they are built.
 
-    A loader can be iterated any number of times, and an iteration can be stopped anywhere. A new iteration makes the
-    one before it invalid. `wait_seconds` is the total time that iterations have waited for batches.
+    Each iteration is the next epoch, from 0, with another order and other augmentation of the training images, unless
+    `set_epoch` was called. An iteration can be stopped anywhere, and counts as an epoch if it had requested a batch. A
+    new iteration makes the one before it invalid. `wait_seconds` is the total time that iterations have waited for
+    batches.
     """
 
     name: str  # as in `loader=`
@@ -38,9 +40,14 @@ class Loader(ABC):
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of every iteration until the next call, as in torch's `DistributedSampler`."""
+        self.sampler.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[LabeledImages]:
         # As a generator this runs only when the first batch is requested, so `set_epoch` works after `iter()`, too.
         self._iteration = iteration = self._iteration + 1
+        self.sampler.next_epoch()
         batches = self._iter_batches()
         while True:
             if iteration != self._iteration:

@@ -74,7 +74,8 @@ class DaliLoader(Loader):
         )
 
     def describe(self) -> str:
-        return f"dali, {self.workers} threads, decoding on the {'CPU' if self.device is None else 'GPU'}"
+        threads = f"{self.workers} thread{'s' if self.workers > 1 else ''}"
+        return f"dali, {threads}, decoding on the {'CPU' if self.device is None else 'GPU'}"
 
     def close(self) -> None:
         """Stop DALI's threads and the reader threads. The next iteration starts new ones."""
@@ -321,7 +322,8 @@ def dali_problem(cuda: str | None = None) -> str | None:
     if not sys.platform.startswith("linux"):
         return "DALI runs only on Linux"
     major = (cuda or DEFAULT_CUDA).split(".")[0]
-    install = f"pip install nvidia-dali-cuda{major}0"
+    package = '"cnnzoo[dali]"' if major == DEFAULT_CUDA.split(".")[0] else f"nvidia-dali-cuda{major}0"
+    install = f"pip install {package}"
     try:
         import nvidia.dali
     except ModuleNotFoundError:

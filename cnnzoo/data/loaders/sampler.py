@@ -43,10 +43,24 @@ class EpochSampler:
         self.size, self.batch_size, self.seed, self.train = size, batch_size, seed, train
         self.rank, self.world_size, self.frozen = rank, world_size, frozen
         self.epoch = self._first_batch = 0
+        self._next_epoch: int | None = 0  # of the next iteration of a loader; None once `set_epoch` was called
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration. Lightning calls this."""
+        """Set the epoch of every iteration until the next call, as in torch's `DistributedSampler`.
+
+        Until the first call, each iteration of a loader is the next epoch. Lightning calls this before each epoch.
+        """
         self.epoch = 0 if self.frozen else epoch
+        self._next_epoch = None
+
+    def next_epoch(self) -> None:
+        """Advance to the next epoch, the first time to epoch 0; does nothing after `set_epoch`.
+
+        A loader calls this at the start of each iteration. Iterating the sampler itself does not change the epoch.
+        """
+        if self._next_epoch is not None:
+            self.epoch = 0 if self.frozen else self._next_epoch
+            self._next_epoch += 1
 
     def start_at(self, batch: int) -> None:
         """Start the next iteration, and only that one, at this batch of its epoch (to resume within an epoch)."""
@@ -59,7 +73,7 @@ class EpochSampler:
         return -(-len(range(self.rank, self.size, self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the batches of one epoch: int64 (batch size,)."""
+        """Yield the batches of the current epoch: int64 (batch size,)."""
         if self.train:
             indices = permutation(SHUFFLE_STREAM, self.seed, self.epoch, self.size)
             stride, offset = self.batch_size * self.world_size, self.batch_size * self.rank

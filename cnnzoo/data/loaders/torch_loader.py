@@ -64,7 +64,10 @@ class TorchLoader(Loader):
         self._builder = BatchBuilder(split, augment, train, image_size, channels, seed)
 
     def describe(self) -> str:
-        return f"torch, {self.workers} {self.kind}" if self.workers else "torch, in the training process"
+        if not self.workers:
+            return "torch, in the training process"
+        noun = self.kind if self.workers > 1 else {"threads": "thread", "processes": "process"}[self.kind]
+        return f"torch, {self.workers} {noun}"
 
     def close(self) -> None:
         """Stop the workers and free the GPU's memory. The next iteration starts new workers."""

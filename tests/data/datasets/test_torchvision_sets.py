@@ -233,7 +233,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("name", "source", "crop", "flip"), CONFIGS)
 def test_data_configs(name, source, crop, flip):
-    overrides, _ = cli.prepare([f"data={name}", "data.root=/x y"], config="train", help_text="")
+    overrides, _ = cli.prepare([f"data={name}", "data.root=/x y"], job="train", help_text="")
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         cfg = hydra.compose("train", overrides=overrides)
         no_augment = hydra.compose("train", overrides=[f"data={name}", "augment=none"])

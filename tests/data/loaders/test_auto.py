@@ -1,6 +1,7 @@
 """`loader=auto`: which loader it chooses, and what it logs."""
 
 import logging
+import re
 from itertools import product
 
 import numpy as np
@@ -92,8 +93,8 @@ def uncached_dali_problem():
 def test_dali_loader_without_dali_raises(monkeypatch):
     monkeypatch.setattr(dali_loader.sys, "platform", "linux")
     monkeypatch.setitem(dali_loader.sys.modules, "nvidia.dali", None)
-    message = "loader=dali: DALI is not installed: pip install nvidia-dali-cuda130; or type loader=torch"
-    with pytest.raises(UserError, match=f"^{message}$"):
+    message = 'loader=dali: DALI is not installed: pip install "cnnzoo[dali]"; or type loader=torch'
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         DaliLoader(
             FILES,
             EpochSampler(4, 2, seed=0, train=True),
@@ -118,5 +119,5 @@ def test_dali_problem_other_cuda_version(monkeypatch):
     assert dali_problem() is None  # without a GPU, any version works
     assert dali_problem("12.8") is None
     assert dali_problem("13.2") == (
-        "DALI is built for CUDA 12, torch for 13.2: pip uninstall nvidia-dali-cuda120; pip install nvidia-dali-cuda130"
+        'DALI is built for CUDA 12, torch for 13.2: pip uninstall nvidia-dali-cuda120; pip install "cnnzoo[dali]"'
     )

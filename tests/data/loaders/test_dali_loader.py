@@ -239,7 +239,7 @@ def test_train_job_uses_dali(job, tmp_path, caplog):
     data_overrides = ("data=folder", f"data.root={tmp_path / 'tones'}", "data.batch_size=8", "data.cache.mode=encoded")
     with caplog.at_level("INFO"):
         assert job("model=lenet", "loader=dali", "loader.workers=1", "trainer.max_epochs=4", *data_overrides) == 1.0
-    assert any(re.fullmatch("loader +dali, 1 threads, decoding on the CPU", line) for line in caplog.messages)
+    assert any(re.fullmatch("loader +dali, 1 thread, decoding on the CPU", line) for line in caplog.messages)
     assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["loader"] == "dali"
 
 

@@ -52,6 +52,22 @@ def test_sampler_frozen_repeats_first_epoch():
     assert np.array_equal(sample_epoch(sampler, 0), sample_epoch(sampler, 3))
 
 
+def test_sampler_next_epoch_counts_until_set_epoch():
+    sampler = EpochSampler(64, 8, seed=0, train=True)
+    epochs = []
+    for _ in range(3):
+        sampler.next_epoch()
+        epochs.append(sampler.epoch)
+        list(sampler)
+    sampler.set_epoch(7)
+    sampler.next_epoch()
+    assert [*epochs, sampler.epoch] == [0, 1, 2, 7]
+    frozen = EpochSampler(64, 8, seed=0, train=True, frozen=True)
+    frozen.next_epoch()
+    frozen.next_epoch()
+    assert frozen.epoch == 0
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 2, 5, 20])
 def test_sampler_eval_has_every_image_once(size, world_size):

@@ -2,7 +2,6 @@
 
 import gc
 import multiprocessing
-import os
 import pickle
 import threading
 from dataclasses import replace
@@ -20,7 +19,6 @@ from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.data.transforms.preprocess import Preprocess, normalize
 from cnnzoo.errors import UserError
-from cnnzoo.runtime.cpu import usable_cores
 from tests.helpers.loaders import (
     NO_WORKERS,
     WORKER_POOLS,
@@ -273,22 +271,12 @@ def test_torch_loader_auto_workers(make_loader, files, monkeypatch):
     assert make_loader(files).workers == 8
 
 
-def test_usable_cores_follows_cpu_affinity():
-    if not hasattr(os, "sched_setaffinity"):
-        pytest.skip("this system does not bind processes to cores")
-    affinity = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(affinity)})
-    try:
-        assert usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, affinity)
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"workers": 2}, "torch, 2 processes"),
-        ({"workers": 1, "kind": "threads"}, "torch, 1 threads"),
+        ({"workers": 1}, "torch, 1 process"),
+        ({"workers": 1, "kind": "threads"}, "torch, 1 thread"),
         ({"workers": 3, "kind": "processes"}, "torch, 3 processes"),
         ({"workers": 0, "kind": "threads"}, "torch, in the training process"),
     ],

@@ -123,6 +123,7 @@ def test_alternate_workers_wait_while_batches_are_used(make_loader, files):
 
 def test_alternate_continues_if_all_batches_are_kept(make_loader, files):
     loader = make_loader(files, batch_size=1, workers=2, kind="processes", device=torch.device("cpu"))
+    loader.set_epoch(0)
     batches = [*loader, *loader]
     assert equal_batches(batches[:20], batches[20:])
     unfinished = iter(loader)
