@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-import train
 from cnnzoo import cli
+from cnnzoo.jobs import train
 from tests.helpers import ROOT
 
 MAX_TEST_PROCESSES = 4
@@ -49,7 +49,7 @@ def shell():
 
 
 @pytest.fixture
-def job(tmp_path):
+def job(tmp_path, monkeypatch):
     """`job("model=lenet", ...)` runs `train.py` in this process, in `tmp_path/run`; returns what `main` returns."""
 
     def run(*overrides: str) -> float | None:
@@ -61,9 +61,10 @@ def job(tmp_path):
             "trainer.enable_progress_bar=false",
             "callbacks.progress=null",
         ]
-        argv, _ = cli.prepare(argv, config="train", help_text=train.__doc__)
+        argv, _ = cli.prepare(argv, job="train", help_text=train.__doc__)
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             cfg = hydra.compose("train", overrides=argv)
+        monkeypatch.setattr(cli, "was_typed", lambda key: any(o.startswith(f"{key}=") for o in overrides))
         (run_dir / ".hydra").mkdir(parents=True)
         recorded = "".join(f"- {override}\n" for override in overrides) or "[]"
         (run_dir / ".hydra" / "overrides.yaml").write_text(recorded)

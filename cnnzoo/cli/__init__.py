@@ -17,16 +17,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cnnzoo.cli import sweep
-from cnnzoo.cli.overrides import CONF, choices, groups, parse_override, quote
+from cnnzoo.cli.options import sort_arguments
+from cnnzoo.cli.overrides import CONF, ConfigTree, parse_override, quote
 from cnnzoo.cli.resume import expand_resume, merge_run_config, resumed_config
+from cnnzoo.cli.run_dir import remove_unused_run_dir
 from cnnzoo.cli.validate import error_line, prepare
 from cnnzoo.errors import UserError
 from cnnzoo.runtime import distributed
+from cnnzoo.runtime.command import config_options, record_command
 
-__all__ = ["CONF", "choices", "groups", "instantiate", "prepare", "run"]
+__all__ = ["CONF", "ConfigTree", "instantiate", "prepare", "run", "was_typed"]
 
 LIBRARY_LOG_LEVELS = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
 """Silences warnings about sockets and profilers that torch prints from C++ and that a user can do nothing about."""
@@ -34,23 +37,28 @@ LIBRARY_LOG_LEVELS = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
 log = logging.getLogger(__name__)
 
 
-def run(main: Callable[[DictConfig], float | None], *, config: str, help_text: str) -> None:
+def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str) -> None:
     """Run a job as `hydra.main` does, after checking and completing the command line.
 
     main: takes the composed configuration, returns the metric that a sweep optimizes, or None.
-    config: the name of the primary configuration, `conf/<config>.yaml`, and of the script at the root.
+    job: the name of the job, of its module `cnnzoo.jobs.<job>` and of its configuration `conf/<job>.yaml`.
     help_text: what `--help` prints above the choices.
 
     A UserError is printed on one line, and the exit code is 1. In a multirun, the other jobs still run.
     """
     finished = distributed.exit_with_parent()
+    record_command(job)
     command = list(sys.argv)
     try:
-        argv, run_dir = expand_resume(distributed.strip_lightning_overrides(command[1:]))
-        argv, dropped = prepare(argv, config=config, help_text=help_text)
-        resumed_cfg = None if run_dir is None else resumed_config(run_dir, argv, config)
+        argv = sort_arguments(distributed.strip_lightning_overrides(command[1:]))
+        argv, run_dir = expand_resume(argv)
+        argv, dropped = prepare(argv, job=job, help_text=help_text)
+        resumed_cfg = None if run_dir is None else resumed_config(run_dir, argv, job)
     except UserError as error:
         _exit_with_error(error)
+    if resumed_cfg is not None and "--cfg=job" in argv:  # Hydra would print the configuration before it is merged
+        print(OmegaConf.to_yaml(resumed_cfg, resolve="--resolve" in argv))
+        return
     sys.argv[1:] = argv
     for name, value in LIBRARY_LOG_LEVELS.items():
         os.environ.setdefault(name, value)  # torch, which is imported later, reads them then
@@ -68,12 +76,12 @@ def run(main: Callable[[DictConfig], float | None], *, config: str, help_text: s
             cfg.run_dir = settings.runtime.output_dir  # a multirun has one for each job
         try:
             if is_multirun and "run_dir" in cfg:
-                return sweep.run_job(lambda resume: _run_sweep_job(main, cfg, config, resume), Path(cfg.run_dir))
+                return sweep.run_job(lambda resume: _run_sweep_job(main, cfg, job, resume), Path(cfg.run_dir))
             os.environ[distributed.RUN_DIR_VARIABLE] = cfg.get("run_dir") or ""
             return main(cfg)
         except UserError as error:
             if not is_multirun or isinstance(error, sweep.SweepError):
-                _exit_with_error(error)
+                _exit_with_error(error, run_dir=None if is_multirun else cfg.get("run_dir"))
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if sweep_dir is None:  # otherwise the job's directory holds its error
@@ -81,10 +89,10 @@ def run(main: Callable[[DictConfig], float | None], *, config: str, help_text: s
             log.error("%s", error_line(error))
             return None  # Hydra's Optuna sweeper counts it as a failed trial, but would end at a nan
 
-    task.__module__ = main.__module__
+    task.__module__ = f"cnnzoo.jobs.{job}"
     complete = False
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=job)(task)()
         complete = True
     except KeyboardInterrupt:
         sys.exit(130)  # 128 plus SIGINT's number, as shells report it
@@ -104,9 +112,7 @@ def _sweep_dir(argv: list[str]) -> Path | None:
     return None
 
 
-def _run_sweep_job(
-    main: Callable[[DictConfig], float | None], cfg: DictConfig, config: str, resume: bool
-) -> float | None:
+def _run_sweep_job(main: Callable[[DictConfig], float | None], cfg: DictConfig, job: str, resume: bool) -> float | None:
     """Run one job of a sweep in this process, or in a subprocess if it has several ranks."""
     if resume:
         cfg = merge_run_config(Path(cfg.run_dir), cfg, cfg, ())
@@ -115,18 +121,32 @@ def _run_sweep_job(
     overrides = [*HydraConfig.get().overrides.task, quote("run_dir", cfg.run_dir), "hydra.output_subdir=null"]
     if resume:
         overrides = [quote("resume", cfg.run_dir)]
-    return sweep.run_in_subprocess(CONF.parent / f"{config}.py", [*overrides, "hydra.mode=RUN"], cfg)
+    arguments = [*overrides, *config_options(HydraConfig.get()), "hydra.mode=RUN"]
+    return sweep.run_in_subprocess(f"cnnzoo.jobs.{job}", arguments, cfg)
 
 
-def _exit_with_error(error: UserError) -> NoReturn:
-    """Print the error and exit, so that Hydra adds no lines of its own."""
+def _exit_with_error(error: UserError, *, run_dir: str | None = None) -> NoReturn:
+    """Print the error and exit, so that Hydra adds no lines of its own; remove `run_dir` if nothing was run in it."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     if not distributed.is_rank_zero():
         time.sleep(5)  # if rank 0 has the same error, it prints it and ends this rank meanwhile
     print(error_line(error), file=sys.stderr, flush=True)
     distributed.abort_run_dir()
+    if run_dir is not None and distributed.is_rank_zero():
+        remove_unused_run_dir(Path(run_dir))
     sys.exit(1)
+
+
+def was_typed(key: str) -> bool:
+    """Whether an override sets `key`, in this command line or in that of the run that is resumed.
+
+    Always true without a command line: then a caller has set the whole configuration.
+    """
+    if not HydraConfig.initialized():
+        return True
+    overrides = [parse_override(str(override)) for override in HydraConfig.get().overrides.task]
+    return any(override.key_or_group == key for override in overrides)
 
 
 def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -12,9 +14,14 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnzoo.errors import UserError
+from cnnzoo.cli.model_names import MODEL_NAMES
+from cnnzoo.cli.suggestions import suggest_override
+from cnnzoo.errors import UserError, unknown
+from cnnzoo.runtime.command import search_path_override
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+_PACKAGE = Path(__file__).resolve().parent.parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""The configuration: in the package where it was installed from a wheel, beside the package in a checkout."""
 PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "resume", "csv", "picture")
 """Keys whose values are paths: they are taken literally, except that `~` is expanded."""
 
@@ -57,39 +64,145 @@ def parse_override(override: str) -> Override:
         return OverridesParser.create().parse_override(override)
     except (OverrideParseException, HydraException) as error:
         if "=" not in override and not override.startswith("~"):
-            candidates = [f"{group}={override}" for group in groups() if override in choices(group)]
-            hint = f"did you mean {' or '.join(candidates)}?" if candidates else "for example model=resnet"
-            raise UserError(f"'{override}' is not of the form key=value: {hint}") from None
+            raise UserError(f"'{override}' is not of the form key=value{_form_hint(override)}") from None
         reason = str(error).splitlines()[0]
         key, _, value = override.partition("=")
+        if not re.fullmatch(r"[+~]*[\w./@-]+", key):
+            raise UserError(f"'{override}' is not of the form key=value; for example: model=resnet") from None
         raise UserError(
             f"'{override}' cannot be parsed: {reason}; put quotes around the value: \"{key}='{value}'\""
         ) from None
 
 
-def choices(group: str) -> list[str]:
-    """The names that `group=` accepts: the files of `conf/<group>/`, except those that start with `_`."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+def _form_hint(argument: str) -> str:
+    """The end of the message about an argument without `=`."""
+    tree = ConfigTree("train")
+    for family, names in MODEL_NAMES.items():
+        if argument in names:
+            return f": type model={family} model.name={argument}"
+    candidates = [f"{group}={argument}" for group in tree.groups() if argument in tree.choices(group)]
+    if candidates:
+        return f": did you mean {' or '.join(candidates)}?"
+    key, separator, value = argument.partition(":")
+    override = suggest_override(key, value)
+    if override is not None or separator or argument in tree.groups():
+        value = value or str(tree.default_choices().get(key) or "...")
+        return f"; type it without spaces, for example: {override or f'{key}={value}'}"
+    return "; for example: model=resnet"
 
 
-def groups() -> list[str]:
-    """The config groups, sorted by name, with `model` and `data` first."""
-    names = {path.name for path in CONF.iterdir() if any(path.glob("*.yaml"))}
-    return sorted(names, key=lambda name: (name != "model", name != "data", name))
+class ConfigTree:
+    """The files of `conf/` and of the user's configuration directories, which have the same layout.
+
+    job: the name of the primary configuration.
+    user_dirs: further directories, which `--config-dir` and `hydra.searchpath` name.
+
+    Raises UserError if one of the directories does not exist, or contains a file that `conf/` has as well: Hydra would
+    ignore that file.
+    """
+
+    def __init__(self, job: str, user_dirs: Sequence[Path] = ()) -> None:
+        self.job, self.user_dirs = job, tuple(user_dirs)
+        for directory in user_dirs:
+            if not directory.is_dir():
+                raise UserError(f"{directory}: no such configuration directory (--config-dir or hydra.searchpath)")
+            for path in sorted(directory.rglob("*.yaml")):
+                name = path.relative_to(directory)
+                if (CONF / name).exists():
+                    raise UserError(f"{path}: cnnzoo's own {name} takes precedence over it; give the file another name")
+        if self._find(f"{job}.yaml") is None:
+            found = [path.stem for directory in self._dirs for path in directory.glob("*.yaml")]
+            raise unknown("configuration", job, sorted(found))
+
+    @property
+    def _dirs(self) -> tuple[Path, ...]:
+        return (CONF, *self.user_dirs)
+
+    def _find(self, name: str) -> Path | None:
+        return next((directory / name for directory in self._dirs if (directory / name).is_file()), None)
+
+    def choices(self, group: str) -> list[str]:
+        """The names that `group=` accepts: the files of the group's directories, except those that start with `_`."""
+        names = {path.stem for directory in self._dirs for path in (directory / group).glob("*.yaml")}
+        return sorted(name for name in names if not name.startswith("_"))
+
+    def groups(self) -> list[str]:
+        """The config groups, sorted by name, with `model` and `data` first."""
+        names = {path.parent.name for directory in self._dirs for path in directory.glob("*/*.yaml")}
+        return sorted(names, key=lambda name: (name != "model", name != "data", name))
+
+    def read(self, group: str, choice: str) -> str:
+        """The text of a choice's file."""
+        path = self._find(f"{group}/{choice}.yaml")
+        assert path is not None
+        return path.read_text(encoding="utf-8")
+
+    def default_choices(self) -> dict[str, str | None]:
+        """The config groups of the job, each with its default choice; also those of a configuration that it extends."""
+        entries = self._defaults(self.job)
+        return {group: entries[group] for group in self.groups() if group in entries}
+
+    def _defaults(self, config: str) -> dict[str, str | None]:
+        path = self._find(f"{config}.yaml")
+        defaults = [] if path is None else OmegaConf.load(path).get("defaults", [])  # type: ignore[arg-type]
+        entries: dict[str, str | None] = {}
+        for entry in defaults:
+            if isinstance(entry, str) and entry != "_self_":
+                entries |= self._defaults(entry.lstrip("/"))
+            elif isinstance(entry, DictConfig):
+                entries |= {str(key).removeprefix("override ").lstrip("/"): value for key, value in entry.items()}
+        return entries
+
+    def compose(self, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+        """Compose the configuration of a job; `with_hydra` adds Hydra's own settings under `hydra`."""
+        primary = self._find(f"{self.job}.yaml")
+        assert primary is not None
+        lines = [line for line in overrides if not line.startswith("hydra.searchpath=")]
+        # Hydra looks for the primary configuration only in the directory that it is initialized with.
+        others = [directory.absolute() for directory in self._dirs if directory != primary.parent]
+        if others:
+            lines.append(search_path_override(others))
+        try:
+            with hydra.initialize_config_dir(str(primary.parent.absolute()), version_base="1.3"):
+                return hydra.compose(self.job, overrides=lines, return_hydra_config=with_hydra)
+        except (HydraException, OmegaConfBaseException) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise UserError(f"the configuration cannot be composed: {reason}") from error
 
 
-def default_choices(config: str) -> dict[str, str | None]:
-    """The config groups of a job, each with its default choice."""
-    defaults = OmegaConf.load(CONF / f"{config}.yaml").defaults
-    entries = {key: value for entry in defaults if OmegaConf.is_dict(entry) for key, value in entry.items()}
-    return {group: entries[group] for group in groups() if group in entries}
+def config_tree(argv: Sequence[str], job: str) -> ConfigTree:
+    """The configuration files that a command line selects with `--config-name`, `--config-dir`, `hydra.searchpath`."""
+    args, _ = get_args_parser().parse_known_args(list(argv))
+    directories = [] if args.config_dir is None else [Path(args.config_dir)]
+    for override in map(parse_override, args.overrides):
+        if override.key_or_group == "hydra.searchpath":
+            value = override.value()
+            if not isinstance(value, list):
+                raise UserError(f"hydra.searchpath={value}: expected a list; type 'hydra.searchpath=[{value}]'")
+            directories += _search_path_dirs([str(entry) for entry in value])
+    tree = ConfigTree(args.config_name or job, directories)
+    if args.config_name and args.config_dir is None and not (CONF / f"{args.config_name}.yaml").is_file():
+        raise UserError(f"--config-name={args.config_name}: type --config-dir DIR with the directory that contains it")
+    return tree
 
 
-def compose(config: str, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
-    """Compose the configuration of a job; `with_hydra` adds Hydra's own settings under `hydra`."""
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(config, overrides=overrides, return_hydra_config=with_hydra)
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        raise UserError(f"the configuration cannot be composed: {reason}") from error
+def _search_path_dirs(entries: Sequence[str]) -> list[Path]:
+    """The directories of `hydra.searchpath`, whose entries are `file://DIR`, `pkg://PACKAGE` or `DIR`.
+
+    Raises UserError for a package that does not exist.
+    """
+    directories = []
+    for entry in entries:
+        scheme, separator, rest = entry.rpartition("://")
+        if scheme != "pkg":
+            directories.append(Path(rest if separator else entry))
+            continue
+        try:
+            spec = find_spec(rest)
+        except ModuleNotFoundError:
+            spec = None
+        locations = [] if spec is None else list(spec.submodule_search_locations or ())
+        if not locations:
+            raise UserError(f"hydra.searchpath: no package named {rest} is installed; for a directory type file://DIR")
+        directories.append(Path(locations[0]))
+    return directories

@@ -8,9 +8,10 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from cnnzoo.cli.overrides import compose, override_args, parse_override, path_value, quote, quote_path
+from cnnzoo.cli.overrides import config_tree, override_args, parse_override, path_value, quote, quote_path
 from cnnzoo.errors import UserError
 from cnnzoo.runtime import distributed
+from cnnzoo.runtime.command import config_options
 
 FIXED_KEYS = (
     "model",
@@ -57,15 +58,18 @@ def expand_resume(argv: list[str]) -> tuple[list[str], Path | None]:
     recorded = [override for override in recorded if parse_override(override).key_or_group not in new_keys]
     rest = [argument for argument in rest if not argument.startswith("run_dir=")]
     own = [quote("resume", str(run_dir)), quote("hydra.run.dir", str(run_dir)), "hydra.output_subdir=null"]
+    if not any(argument.startswith(("--config-dir", "hydra.searchpath=")) for argument in rest):
+        own += recorded_options(run_dir)
     return [*recorded, *rest, *(override for override in own if override not in rest)], run_dir
 
 
-def resumed_config(run_dir: Path, argv: list[str], config: str) -> DictConfig:
-    """The configuration of a resumed run; `argv` are the arguments that `expand_resume` returned."""
+def resumed_config(run_dir: Path, argv: list[str], job: str) -> DictConfig:
+    """The configuration of a resumed run; `argv` are the arguments that `expand_resume` and `prepare` returned."""
+    tree = config_tree(argv, job)
     current = [override for override in override_args(argv) if not override.startswith(("hydra.", "hydra/"))]
     recorded = [override for override in recorded_overrides(run_dir) if not override.startswith("run_dir=")]
     new = [override for override in current if override not in recorded and not override.startswith("resume=")]
-    return merge_run_config(run_dir, compose(config, recorded), compose(config, current), new)
+    return merge_run_config(run_dir, tree.compose(recorded), tree.compose(current), new)
 
 
 def _run_exists(run_dir: Path) -> bool:
@@ -89,6 +93,12 @@ def recorded_overrides(run_dir: Path) -> list[str]:
     overrides = [str(override) for override in OmegaConf.load(path)]
     # A job of a sweep has the values of the sweep in its other overrides.
     return [override for override in overrides if not override.startswith("sweep=")]
+
+
+def recorded_options(run_dir: Path) -> list[str]:
+    """The options with which a run was started that select its configuration files, from its `.hydra/hydra.yaml`."""
+    path = run_dir / ".hydra" / "hydra.yaml"
+    return config_options(OmegaConf.load(path).hydra) if path.is_file() else []
 
 
 def merge_run_config(run_dir: Path, before: DictConfig, after: DictConfig, new_overrides: Sequence[str]) -> DictConfig:

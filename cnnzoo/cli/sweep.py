@@ -6,6 +6,7 @@ A job's directory, `<number>_<network>`, holds everything known about it, so job
 import csv
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+import cnnzoo
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import atomic_write
 
 if TYPE_CHECKING:
@@ -69,8 +72,8 @@ def check_plugins(sweep: str, text: str) -> None:
     """Raise UserError if the Hydra plugin that a sweep uses is not installed; `text` is `conf/sweep/<sweep>.yaml`."""
     for plugin, package in PLUGINS.items():
         if re.search(rf"override /hydra/\w+: {plugin}", text) and not _is_installed(f"hydra_plugins.{package}"):
-            name = package.replace("_", "-")
-            raise UserError(f"sweep={sweep} needs Hydra's {plugin} plugin; type pip install {name}")
+            extra = "optuna" if plugin == "optuna" else "slurm"
+            raise UserError(f'sweep={sweep} needs Hydra\'s {plugin} plugin; type pip install "cnnzoo[{extra}]"')
 
 
 def _is_installed(module: str) -> bool:
@@ -126,12 +129,14 @@ def run_job(run: Callable[[bool], float | None], run_dir: Path) -> float | None:
         write_summary(run_dir.parent)
 
 
-def run_in_subprocess(script: Path, overrides: Sequence[str], cfg: DictConfig) -> float:
-    """Run a job of several ranks as `script` with these overrides, because a process can form only one process group.
+def run_in_subprocess(module: str, arguments: Sequence[str], cfg: DictConfig) -> float:
+    """Run a job of several ranks as `python -m module` with these arguments: a process can form only one process group.
 
     Returns the job's metric. Raises UserError if the job fails; the subprocess has printed the reason.
     """
-    code = subprocess.run([sys.executable, str(script), *overrides]).returncode
+    paths = [str(Path(cnnzoo.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}  # a checkout may not be installed
+    code = subprocess.run([sys.executable, "-m", module, *arguments], env=environment).returncode
     if code:
         raise UserError(f"the job ended with exit code {code}; its own error is above")
     return float(json.loads((Path(cfg.run_dir) / "metrics.json").read_text(encoding="utf-8"))[cfg.optimized_metric])
@@ -190,7 +195,7 @@ def write_summary(sweep_dir: Path) -> list[dict[str, Any]]:
 def print_summary(sweep_dir: Path, command: Sequence[str], complete: bool) -> list[str]:
     """Print the results of a sweep, and if jobs are left, the command that resumes it. Returns the errors of the jobs.
 
-    command: the script and its arguments.
+    command: the command line with which the sweep was started, `sys.argv`.
     complete: whether every job has been started.
     """
     rows = write_summary(sweep_dir)
@@ -201,7 +206,7 @@ def print_summary(sweep_dir: Path, command: Sequence[str], complete: bool) -> li
         print(f"summary  {sweep_dir / SUMMARY_FILE}")
     if not complete or any(row["state"] != "finished" for row in rows):
         arguments = [argument for argument in command if not argument.startswith("run_dir=")]
-        print(f"resume   {shlex.join(['python', *arguments, f'run_dir={sweep_dir}'])}", flush=True)
+        print(f"resume   {job_command('train')} {shlex.join([*arguments[1:], f'run_dir={sweep_dir}'])}", flush=True)
     return [f"{Path(row['run']).name}: {row['error']}" for row in rows if row["error"]]
 
 

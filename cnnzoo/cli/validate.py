@@ -1,22 +1,26 @@
 """Checks of the command line before Hydra runs, so that a mistake is reported on one line with the closest names."""
 
-import os
 import re
 import sys
-from collections.abc import Iterator
-from difflib import SequenceMatcher
+from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cnnzoo.cli import sweep
-from cnnzoo.cli.overrides import CONF, choices, compose, default_choices, groups, parse_override, quote, quote_path
-from cnnzoo.errors import UserError, unknown
+from cnnzoo.cli.help_page import help_page
+from cnnzoo.cli.model_names import MODEL_NAMES
+from cnnzoo.cli.options import sort_arguments
+from cnnzoo.cli.overrides import ConfigTree, config_tree, parse_override, quote, quote_path
+from cnnzoo.cli.run_dir import check_run_dir
+from cnnzoo.cli.suggestions import did_you_mean
+from cnnzoo.errors import UserError, nearest, unknown
 from cnnzoo.runtime import distributed
+from cnnzoo.runtime.command import job_command
 
 OPEN_GROUPS = (
     "model.args",
@@ -32,44 +36,52 @@ OPEN_GROUPS = (
 )
 """Parts of the configuration to which `+key=value` may add a key. Each becomes the arguments of a call, which raises
 for a name that it does not know."""
+NULL_CHOICES = {"logger": "none", "callbacks": "none", "augment": "none", "scheduler": "constant"}
+"""What `group=null` and `~group` mean for a group that is not null by default."""
+LIST_GROUPS = ("logger", "callbacks", "sweep")
+"""Groups of which several choices may be combined: `logger=[csv,wandb]`."""
 
 
-def prepare(argv: list[str], *, config: str, help_text: str) -> tuple[list[str], list[str]]:
+def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], list[str]]:
     """Check the overrides of a command line, and complete them for Hydra.
 
-    config: the name of the job's primary configuration, `conf/<config>.yaml`.
+    job: the name of the job and of its primary configuration, `conf/<job>.yaml`.
     help_text: the text that `--help` prints above the choices; `--help` exits.
 
     Returns the arguments for Hydra, and the errors of the sweep values that were removed because they name no existing
     choice. Raises UserError for what Hydra would reject, and for what Hydra would accept although nothing reads it.
     """
+    argv = [quote_path(argument) for argument in sort_arguments(argv)]
     args, _ = get_args_parser().parse_known_args(argv)
+    tree = config_tree(argv, job)
     if args.help:
-        print(_help_page(help_text, config))
+        print(help_page(help_text, tree))
         sys.exit(0)
-    quoted = {override: quote_path(override) for override in args.overrides}
-    argv = [quoted.get(argument, argument) for argument in argv]
-    overrides = [parse_override(quoted[override]) for override in args.overrides]
-    if args.hydra_help or args.info or args.shell_completion or args.config_dir or args.config_path or args.config_name:
-        return argv, []  # an option of Hydra's own, or another configuration than conf/
+    if args.hydra_help or args.info or args.shell_completion:
+        return argv, []
+    checks = _Checks(tree, job, multirun=args.multirun)
+    overrides = [checks.replace_null(parse_override(override)) for override in args.overrides]
+    argv = [*argv[: len(argv) - len(overrides)], *(str(override.input_line) for override in overrides)]
     first_job, dropped = [], []  # the overrides of the sweep's first job; those of the only job without a sweep
     for override in overrides:
         if not override.is_sweep_override() or (args.multirun and not override.is_discrete_sweep()):
-            _check_choice(override)
+            checks.check_choice(override)
             first_job.append(override)
             continue
         if not args.multirun:
             raise UserError(f"{override.input_line}: several values need a multirun; add -m")
-        valid, errors = _split_sweep_values(override)
+        valid, errors = checks.split_sweep_values(override)
         dropped += errors
         argv[argv.index(str(override.input_line))] = f"{override.get_key_element()}={','.join(valid)}"
         first_job.append(parse_override(f"{override.get_key_element()}={valid[0]}"))
     sweepers = [override for override in overrides if override.key_or_group == "sweep" and override.value()]
     if sweepers and not args.multirun and "hydra.mode=RUN" not in argv:  # that is how one job of a sweep is started
         raise UserError(f"{sweepers[0].input_line} needs a multirun; add -m")
-    cfg = _check_keys(first_job, config, multirun=args.multirun)
+    cfg = checks.compose(first_job)
+    keys = {override.key_or_group for override in overrides}
     if "run_dir" in cfg:
-        keys = {override.key_or_group for override in overrides}
+        if "run_dir" in keys and not args.cfg and distributed.is_rank_zero():
+            check_run_dir(Path(cfg.run_dir), multirun=args.multirun)
         argv = _set_sweep_dir(argv, cfg, keys) if args.multirun else _set_run_dir(argv, cfg, keys)
     return argv, dropped
 
@@ -78,21 +90,6 @@ def error_line(error: Exception) -> str:
     """The line that reports an error: `error: rank 1: <message>`; the rank only if it is not 0."""
     rank = distributed.global_rank()
     return ("error: " if rank == 0 else f"error: rank {rank}: ") + " ".join(str(error).split("\n"))
-
-
-def _split_sweep_values(override: Override) -> tuple[list[str], list[str]]:
-    """The values of a sweep that exist, and the errors of the others. Raises UserError if none exists."""
-    valid, errors = [], []
-    for value in override.sweep_string_iterator():
-        try:
-            _check_choice(parse_override(f"{override.get_key_element()}={value}"))
-            valid.append(value)
-        except UserError as error:
-            print(error_line(error), file=sys.stderr)
-            errors.append(str(error))
-    if not valid:
-        raise UserError(f"{override.input_line}: none of these values exists")
-    return valid, errors
 
 
 def _set_sweep_dir(argv: list[str], cfg: DictConfig, keys: set[str]) -> list[str]:
@@ -116,79 +113,176 @@ def _set_run_dir(argv: list[str], cfg: DictConfig, keys: set[str]) -> list[str]:
     return argv
 
 
-def _check_choice(override: Override) -> None:
-    """Raise UserError if `group=choice` names a choice that does not exist, or a sweep whose plugin is missing."""
-    group, value = override.key_or_group, override.value()
-    if override.is_delete() or override.is_hydra_override() or group not in groups() or value is None:
-        return
-    for name in value if isinstance(value, list) else [value]:
-        if str(name) in choices(group):
+@dataclass
+class _Checks:
+    """The checks of one job's overrides against the configuration files in `tree`."""
+
+    tree: ConfigTree
+    job: str
+    multirun: bool
+
+    def replace_null(self, override: Override) -> Override:
+        """`logger=null` and `~logger` as `logger=none`; UserError for a group of which the job needs a choice."""
+        group = override.key_or_group
+        defaults = self.tree.default_choices()
+        if group not in defaults or defaults[group] is None:
+            return override
+        is_removed = override.is_delete() or override.value() is None
+        if is_removed and group in NULL_CHOICES and NULL_CHOICES[group] in self.tree.choices(group):
+            return parse_override(f"{group}={NULL_CHOICES[group]}")
+        if is_removed:
+            expected = ", ".join(self.tree.choices(group))
+            raise UserError(f"{override.input_line}: {self.job} needs a choice of {group}; expected one of: {expected}")
+        return override
+
+    def check_choice(self, override: Override) -> None:
+        """Raise UserError for a choice that does not exist, or a sweep whose plugin is missing."""
+        group, value = override.key_or_group, override.value()
+        if override.is_delete() or override.is_hydra_override() or group not in self.tree.groups() or value is None:
+            return
+        choices = self.tree.choices(group)
+        if value == "":
+            raise UserError(f"{group}=: no choice given; expected one of: {', '.join(choices)}")
+        if override.is_add() and self.tree.default_choices().get(group) is not None:
+            raise UserError(f"{override.input_line}: the job has a choice of {group} already; type {group}={value}")
+        if isinstance(value, list) and group not in LIST_GROUPS:
+            raise UserError(f"{override.input_line}: {group} takes one choice; several need a multirun: -m {group}=A,B")
+        for name in value if isinstance(value, list) else [value]:
+            if str(name) not in choices:
+                raise self._unknown_choice(group, str(name))
             if group == "sweep":
-                sweep.check_plugins(str(name), (CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
-            continue
-        error = unknown(group, str(name), choices(group), limit=20)
-        if group == "model":
-            error = UserError(f"{error} (model= takes a family, model.name= one of its networks)")
-        raise error
+                sweep.check_plugins(str(name), self.tree.read(group, str(name)))
+
+    def _unknown_choice(self, group: str, name: str) -> UserError:
+        choices = self.tree.choices(group)
+        if group != "model":
+            if group == "data" and re.search(r"[/\\.~]", name):
+                return UserError(f"data={name}: data= takes the name of a data set; type data=folder data.root={name}")
+            return unknown(group, name, choices, limit=20)
+        for family, names in MODEL_NAMES.items():
+            if name.lower() in names:
+                return UserError(f"model={name}: model= takes a family; type model={family} model.name={name.lower()}")
+        error = unknown(group, name, choices, limit=20)
+        return UserError(f"{error} (model= takes a family, model.name= one of its networks)")
+
+    def split_sweep_values(self, override: Override) -> tuple[list[str], list[str]]:
+        """The values of a sweep that exist, and the errors of the others. Raises UserError if none exists."""
+        valid, errors = [], []
+        for value in override.sweep_string_iterator():
+            try:
+                self.check_choice(parse_override(f"{override.get_key_element()}={value}"))
+                valid.append(value)
+            except UserError as error:
+                print(error_line(error), file=sys.stderr)
+                errors.append(str(error))
+        if not valid:
+            raise UserError(f"{override.input_line}: none of these values exists")
+        return valid, errors
+
+    def compose(self, overrides: list[Override]) -> DictConfig:
+        """Compose the configuration of one job, with Hydra's settings for a multirun.
+
+        Raises UserError for an unknown key, a value of the wrong type, and a key without a value.
+        """
+        groups = self.tree.default_choices()
+        has_hydra_overrides = any(override.is_hydra_override() for override in overrides)
+        own = [override for override in overrides if not override.is_hydra_override()]
+        on_groups = [override for override in own if override.key_or_group in groups]
+        on_keys = [override for override in own if override.key_or_group not in groups]
+        self._check_set_once(on_groups)
+        base = self.tree.compose([str(override.input_line) for override in on_groups])
+        for override in on_keys:
+            self._check_key(override, base)
+            _check_type(override, base)
+        with_hydra = self.multirun or has_hydra_overrides
+        kept = [override for override in overrides if not (self.multirun and override.is_sweep_override())]
+        cfg = self.tree.compose([str(override.input_line) for override in kept], with_hydra=with_hydra)
+        self._check_complete(cfg)
+        _check_model_name(cfg)
+        return cfg
+
+    def _check_set_once(self, overrides: list[Override]) -> None:
+        lines: dict[str, str] = {}
+        for override in overrides:
+            earlier = lines.setdefault(override.key_or_group, str(override.input_line))
+            if earlier is not override.input_line and not override.is_delete():
+                raise UserError(
+                    f"{earlier} and {override.input_line}: {override.key_or_group} is chosen twice; leave one out"
+                )
+
+    def _check_key(self, override: Override, base: DictConfig) -> None:
+        """Raise UserError if nothing would read the key of `override` in the configuration `base`."""
+        key = override.key_or_group
+        if has_key(base, key):
+            return
+        if override.is_add() or override.is_force_add():
+            parent = key.rpartition(".")[0]
+            if not any(f"{parent}.".startswith(f"{group}.") for group in OPEN_GROUPS):
+                raise UserError(f"+{key}: nothing reads this key{self._did_you_mean(override, base)}")
+            return
+        if key.startswith("model.") and "model" not in base:
+            raise UserError(f"{key}: no model is chosen; type its family as well, for example model=resnet")
+        if key.startswith("model.args."):
+            raise UserError(f"unknown key '{key}': to add an argument of the network, type +{override.input_line}")
+        raise UserError(f"unknown key '{key}'{self._did_you_mean(override, base)}")
+
+    def _did_you_mean(self, override: Override, base: DictConfig) -> str:
+        value = str(override.input_line).partition("=")[2]
+        list_command = f"{job_command(self.job)} --cfg job"
+        groups = list(self.tree.default_choices())
+        return did_you_mean(override.key_or_group, base, groups, value=value, list_command=list_command)
+
+    def _check_complete(self, cfg: DictConfig) -> None:
+        """Raise UserError if a key has no value, or if a configuration of the user lacks a part that the job reads."""
+        missing = OmegaConf.missing_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+        if missing:
+            key = sorted(missing)[0]
+            raise UserError(f"{key} has no value; type {key}=...")
+        if self.tree.job != self.job:
+            absent = [key for key in map(str, ConfigTree(self.job).compose([])) if key not in cfg]
+            if absent:
+                raise UserError(
+                    f"--config-name={self.tree.job}: it lacks {', '.join(absent)}; begin its defaults list with "
+                    f"'- {self.job}', which provides them"
+                )
 
 
-def _check_keys(overrides: list[Override], config: str, *, multirun: bool) -> DictConfig:
-    """Compose the configuration of one job, with Hydra's settings for a multirun.
-
-    Raises UserError for an unknown key, a key without a value, and a run directory that cannot be used.
-    """
-    config_groups = default_choices(config)
-    overrides = [override for override in overrides if not override.is_hydra_override()]
-    on_groups = [override for override in overrides if override.key_or_group in config_groups]
-    on_keys = [override for override in overrides if override.key_or_group not in config_groups]
-    base = compose(config, [str(override.input_line) for override in on_groups])
-    for override in on_keys:
-        _check_key(override, base, config)
-    lines = [str(o.input_line) for o in on_groups + on_keys if not (multirun and o.is_sweep_override())]
-    cfg = compose(config, lines, with_hydra=multirun)
-    missing = OmegaConf.missing_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-    if missing:
-        key = sorted(missing)[0]
-        raise UserError(f"{key} has no value; type {key}=...")
-    sets_run_dir = any(override.key_or_group == "run_dir" for override in on_keys)
-    if sets_run_dir and distributed.is_rank_zero():
-        _check_run_dir(Path(cfg.run_dir), multirun=multirun)
-    return cfg
-
-
-def _check_key(override: Override, base: DictConfig, config: str) -> None:
-    """Raise UserError if nothing would read the key of `override` in the configuration `base`."""
-    key = override.key_or_group
-    if has_key(base, key):
+def _check_type(override: Override, base: DictConfig) -> None:
+    """Raise UserError for text where the default is a number, and for anything but true or false where it is one."""
+    key, value = override.key_or_group, override.value()
+    if override.is_delete() or not isinstance(value, str) or "${" in value:
         return
-    if override.is_add() or override.is_force_add():
-        parent = key.rpartition(".")[0]
-        if not any(f"{parent}.".startswith(f"{group}.") for group in OPEN_GROUPS):
-            raise UserError(f"+{key}: nothing reads this key{_did_you_mean(key, base, config)}")
+    try:
+        default = OmegaConf.select(base, key)
+    except OmegaConfBaseException:  # an interpolation that cannot be resolved yet
         return
-    if key.startswith("model.") and "model" not in base:
-        raise UserError(f"{key}: no model is chosen; type its family as well, for example model=resnet")
-    raise UserError(f"unknown key '{key}'{_did_you_mean(key, base, config)}")
+    if isinstance(default, bool):
+        expected = "true or false"
+    elif isinstance(default, int | float):
+        expected = f"a number, such as {default:g}"
+    else:
+        return
+    raise UserError(f"{key}={value}: expected {expected}")
 
 
-def _check_run_dir(run_dir: Path, *, multirun: bool) -> None:
-    """Raise UserError if a run cannot be written to `run_dir`, or would overwrite another run."""
-    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"run_dir={run_dir}: {existing} is a file, not a directory")
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"run_dir={run_dir}: {existing} is not writable")
-    finished = (run_dir / "metrics.json").exists()
-    if not finished and not any(run_dir.glob("checkpoints/*.ckpt")):
+def _check_model_name(cfg: DictConfig) -> None:
+    """Raise UserError if `model.name` is no network of one of our families; networks of users are not checked."""
+    model = cfg.get("model")
+    if model is None or model.name is None or model.name in MODEL_NAMES.get(model.get("family"), (model.name,)):
         return
-    if multirun:
-        raise UserError(f"run_dir={run_dir} holds a run, not a sweep; choose another run_dir")
-    if finished:
-        raise UserError(f"run_dir={run_dir} already holds a finished run; choose another run_dir, or delete this one")
-    raise UserError(
-        f"run_dir={run_dir} already holds an unfinished run; type resume={run_dir} to continue it, choose another "
-        "run_dir, or delete this one"
-    )
+    name = str(model.name)
+    families = {network: family for family, networks in MODEL_NAMES.items() for network in networks}
+    family = families.get(name.lower())
+    if family is not None:
+        raise UserError(f"model.name={name}: type model={family} model.name={name.lower()}")
+    if name in MODEL_NAMES:
+        names = ", ".join(MODEL_NAMES[name][:3])
+        raise UserError(f"model.name={name}: it is a family; type model={name}; its networks are {names}...")
+    similar = nearest(name, families)
+    if all(families[network] == model.family for network in similar):
+        raise unknown("model", name, MODEL_NAMES[model.family])
+    options = [f"model={families[network]} model.name={network}" for network in similar]
+    raise UserError(f"unknown model '{name}': did you mean {' or '.join(options)}?")
 
 
 def has_key(cfg: DictConfig, key: str) -> bool:
@@ -199,36 +293,3 @@ def has_key(cfg: DictConfig, key: str) -> bool:
             return OmegaConf.is_list(node) and part.isdigit()
         node = node._get_node(part)
     return True
-
-
-def _all_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the configuration. Interpolations are not followed, so each key occurs once."""
-    for name in map(str, cfg):
-        node: Any = cfg._get_node(name)
-        if not name.startswith("_"):
-            yield f"{prefix}{name}"
-            if isinstance(node, DictConfig) and not node._is_interpolation():
-                yield from _all_keys(node, f"{prefix}{name}.")
-
-
-def _did_you_mean(key: str, cfg: DictConfig, config: str) -> str:
-    """A suggestion of similar keys. Also compares last parts alone, so that `lr` suggests `optimizer.lr`."""
-
-    def similarity(candidate: str) -> float:
-        by_key = SequenceMatcher(None, key, candidate).ratio()
-        return max(by_key, 0.85 * SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio())
-
-    # A recipe holds the defaults of a model family, which other keys override.
-    candidates = {name for name in (*_all_keys(cfg), *default_choices(config)) if ".recipe" not in name}
-    best = sorted(candidates, key=lambda name: (-similarity(name), name))[:3]
-    similar = [name for name in best if similarity(name) >= max(0.65, similarity(best[0]) - 0.15)]
-    return f": did you mean {', '.join(similar)}?" if similar else f"; python {config}.py --cfg job lists all keys"
-
-
-def _help_page(help_text: str, config: str) -> str:
-    """The help text of a job, and below it the choices of every config group with the default marked."""
-    lines = [help_text.strip(), "", "Choices (* marks the default):"]
-    for group, default in default_choices(config).items():
-        names = [f"*{name}" if name == default else name for name in choices(group)]
-        lines += wrap("  ".join(names), 118, initial_indent=f"  {group:<11} ", subsequent_indent=" " * 14)
-    return "\n".join(lines)

@@ -35,7 +35,7 @@ def save_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     try:
         figure = build_figure(rows)
     except ImportError as error:
-        raise UserError(f"picture={path} needs matplotlib: pip install matplotlib") from error
+        raise UserError(f'picture={path} needs matplotlib: type pip install "cnnzoo[plot]"') from error
     try:
         figure.savefig(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from cnnzoo.describe.trace import Layer, trace_layers
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.models import Info, create_model, info, list_models
 from cnnzoo.models.input_spec import resolve_input
+from cnnzoo.runtime.command import job_command
 
 SMALL_IMAGE_SIZE = 32
 """Default image size of the small stem, in pixels."""
@@ -95,21 +96,21 @@ def show_zoo(cfg: DictConfig) -> None:
         if cfg[key] is not None:
             raise UserError(f"{key}={cfg[key]}: used only with a network or a block; also type model=... or block=...")
     rows = zoo_rows()
-    if cfg.picture is not None:
-        from cnnzoo.describe.bubble_chart import save_chart  # imported here because it is seldom needed
-
-        save_chart(Path(cfg.picture), rows)
     if cfg.csv is not None:
         write_csv(Path(cfg.csv), rows)
     console = make_console()
     console.print(zoo_table(rows, console.width))
     console.print(
-        f"\n{len(rows)} networks. The layers of one: python describe.py model=resnet model.name=resnet50",
+        f"\n{len(rows)} networks. The layers of one: {job_command('describe')} model=resnet model.name=resnet50",
         style="dim",
     )
-    for path in (cfg.csv, cfg.picture):
-        if path is not None:
-            console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    if cfg.csv is not None:
+        console.print(f"Wrote {cfg.csv}", markup=False, soft_wrap=True)
+    if cfg.picture is not None:  # last: without matplotlib it ends in an error
+        from cnnzoo.describe.bubble_chart import save_chart  # imported here because it is seldom needed
+
+        save_chart(Path(cfg.picture), rows)
+        console.print(f"Wrote {cfg.picture}", markup=False, soft_wrap=True)
 
 
 def zoo_rows() -> list[dict[str, Any]]:
@@ -168,17 +169,14 @@ def _build(cfg: DictConfig, facts: Info) -> tuple[nn.Module, str, tuple[int, int
     )
     args = OmegaConf.to_container(cfg.model.args, resolve=True)
     assert isinstance(args, dict)
-    try:
-        with torch.device("meta"):
-            net = create_model(
-                facts.name,
-                num_classes=cfg.model.num_classes,
-                in_channels=input_spec.channels,
-                stem=input_spec.stem,
-                **{str(name): value for name, value in args.items()},
-            )
-    except (TypeError, ValueError) as error:  # raised by the constructor for a bad value
-        raise UserError(f"model.args={args}: {error}") from error
+    with torch.device("meta"):
+        net = create_model(
+            facts.name,
+            num_classes=cfg.model.num_classes,
+            in_channels=input_spec.channels,
+            stem=input_spec.stem,
+            **{str(name): value for name, value in args.items()},
+        )
     return net, input_spec.stem, (input_spec.channels, input_spec.image_size, input_spec.image_size)
 
 

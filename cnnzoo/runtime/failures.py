@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import display_path
 
 OOM_MESSAGE = re.compile(
@@ -78,5 +79,5 @@ def disk_error_as_user_error(error: BaseException, run_dir: Path) -> UserError |
         return None
     return UserError(
         f"{error.filename or run_dir}: cannot be written: {error.strerror}; earlier checkpoints are intact. Free disk "
-        f"space or allow writing, then type: python train.py resume={shlex.quote(display_path(run_dir))}"
+        f"space or allow writing, then type: {job_command('train')} resume={shlex.quote(display_path(run_dir))}"
     )

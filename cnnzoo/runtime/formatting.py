@@ -1,4 +1,4 @@
-"""Durations and sizes as short text."""
+"""Durations, sizes and counts as short text."""
 
 
 def format_duration(seconds: float) -> str:
@@ -20,3 +20,8 @@ def format_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: `1 epoch`, `1,293 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import display_path
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def handle_signals(trainer: "Trainer", run_dir: Path) -> Iterator[None]:
             raise
         number = handler.received or signal.SIGINT
         saved = any((run_dir / "checkpoints").glob("*.ckpt"))
-        resume = f"python train.py resume={shlex.quote(display_path(run_dir))} continues from the last checkpoint"
+        resume = (
+            f"{job_command('train')} resume={shlex.quote(display_path(run_dir))} continues from the last checkpoint"
+        )
         name = signal.Signals(number).name
         log.info("stopped immediately by %s; %s", name, resume if saved else "no checkpoint was saved yet")
         exit_for_signal(number)

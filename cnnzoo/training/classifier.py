@@ -1,6 +1,6 @@
 """The LightningModule: the training and evaluation steps, their metrics, and the contents of a checkpoint."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -52,11 +52,12 @@ class Classifier(pl.LightningModule):
     label_smoothing: from 0 up to, but not including, 1.
     aux_weight: factor of each auxiliary loss.
     channels_last: store the weights and pass the images in the channels-last memory format.
+    topk: the k of each accuracy that is evaluated, logged as `acc<k>`.
     metadata: plain values that every checkpoint contains, enough to rebuild the network for inference.
 
     Logs `train/loss`, `train/acc1` and `lr` by step. Logs by epoch the means `train/loss_epoch` and `train/acc1_epoch`,
-    and `loss`, `acc1` and `acc5` under `val/` and `test/`. Accuracies are fractions, 0 to 1. The losses of validation
-    and test are plain cross-entropy, without label smoothing.
+    and `loss` and the accuracies of `topk` under `val/` and `test/`. Accuracies are fractions, 0 to 1. The losses of
+    validation and test are plain cross-entropy, without label smoothing.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Classifier(pl.LightningModule):
         label_smoothing: float = 0.0,
         aux_weight: float = 0.0,
         channels_last: bool = True,
+        topk: Sequence[int] = (1, 5),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -79,19 +81,21 @@ class Classifier(pl.LightningModule):
         self.metadata = dict(metadata or {})
         self._resumed_means: dict[str, list[Tensor]] = {}
         self.train_means: Any = nn.ModuleDict({name: Mean() for name in ("loss", "acc1")})
+        self.topk = tuple(topk)
+        names = ("loss", *(f"acc{k}" for k in self.topk))
         self.eval_means: Any = nn.ModuleDict(
-            {stage: nn.ModuleDict({name: Mean() for name in ("loss", "acc1", "acc5")}) for stage in ("val", "test")}
+            {stage: nn.ModuleDict({name: Mean() for name in names}) for stage in ("val", "test")}
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_classes) logits."""
-        return self.net(images.contiguous(memory_format=self.memory_format))
+        return self.net(images.to(dtype=self.dtype, memory_format=self.memory_format))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         aux_logits: list[Tensor] = []
         if self.aux_weight:
-            images = images.contiguous(memory_format=self.memory_format)
+            images = images.to(dtype=self.dtype, memory_format=self.memory_format)
             logits, aux_logits = self.net.forward_with_aux(images)
         else:
             logits = self(images)
@@ -121,8 +125,8 @@ class Classifier(pl.LightningModule):
         logits = self(images)
         means = self.eval_means[stage]
         means["loss"].update(F.cross_entropy(logits, labels), len(labels))
-        means["acc1"].update(topk_correct(logits, labels, 1).mean(), len(labels))
-        means["acc5"].update(topk_correct(logits, labels, 5).mean(), len(labels))
+        for k in self.topk:
+            means[f"acc{k}"].update(topk_correct(logits, labels, k).mean(), len(labels))
         for name, mean in means.items():
             self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=stage == "val" and name == "acc1")
         return logits
@@ -158,6 +162,7 @@ class Classifier(pl.LightningModule):
         optimizer = _call_factory("optimizer", self.optimizer, [group for group in groups if group["params"]])
         if self.scheduler is None:
             return optimizer
+        self.trainer.fit_loop.setup_data()  # `estimated_stepping_batches` loads no data if only max_steps is set
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
             raise UserError(

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from cnnzoo.data.datamodule import DataModule
+from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import display_path
+from cnnzoo.runtime.formatting import plural
 from cnnzoo.runtime.signals import TrainingStopped
 
 log = logging.getLogger(__name__)
@@ -26,10 +28,11 @@ def fit(
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=weights_only)
     except TrainingStopped as stop:
         log.info(
-            "stopped by %s after %d epochs and %d steps, and saved; python train.py resume=%s continues",
+            "stopped by %s after %s and %s, and saved; %s resume=%s continues",
             stop,
-            trainer.current_epoch,
-            trainer.global_step,
+            plural(trainer.current_epoch, "epoch"),
+            plural(trainer.global_step, "step"),
+            job_command("train"),
             shlex.quote(display_path(run_dir)),
         )
         return stop.number

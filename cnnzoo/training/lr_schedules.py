@@ -38,6 +38,14 @@ def cosine(
     return LambdaLR(optimizer, _with_warmup(lr_ratio, warmup_steps))
 
 
+def constant(
+    optimizer: Optimizer, *, total_steps: int, steps_per_epoch: float, warmup_epochs: float | None = None
+) -> LRScheduler:
+    """Linear warmup, then the peak until the end. `warmup_epochs=None`: no warmup."""
+    warmup_steps = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch, default=0)
+    return LambdaLR(optimizer, _with_warmup(lambda step: 1.0, warmup_steps))
+
+
 def step(
     optimizer: Optimizer,
     *,

@@ -15,6 +15,7 @@ from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.loggers.local import ResumableCSVLogger, ResumableTensorBoardLogger
 from cnnzoo.runtime.files import display_path
+from cnnzoo.runtime.formatting import plural
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def prepare_resume(
     max_epochs, finished = trainer.max_epochs or -1, (run_dir / "metrics.json").exists()
     if 0 < max_epochs < epochs or (finished and 0 < max_epochs == epochs):
         raise UserError(
-            f"resume={display_path(run_dir)}: the run has trained {epochs} epochs and trainer.max_epochs={max_epochs}; "
-            f"to train longer type trainer.max_epochs={2 * epochs}"
+            f"resume={display_path(run_dir)}: the run has trained {plural(epochs, 'epoch')} and "
+            f"trainer.max_epochs={max_epochs}; to train longer type trainer.max_epochs={2 * epochs}"
         )
     if checkpoint is not None:
         data.trainer = trainer  # as Trainer.fit() does: the data module needs the number of devices
@@ -53,7 +54,8 @@ def prepare_resume(
     if path is None:
         log.info("%s has no checkpoint yet: starting from the beginning", display_path(run_dir))
     else:
-        log.info("resuming from %s after %d epochs and %d steps", display_path(path), epochs, steps)
+        done = f"{plural(epochs, 'epoch')} and {plural(steps, 'step')}"
+        log.info("resuming from %s after %s", display_path(path), done)
     return found
 
 

@@ -16,8 +16,9 @@ from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.loaders.base import Loader
 from cnnzoo.models.input_spec import InputSpec
+from cnnzoo.runtime.command import config_options, job_command
 from cnnzoo.runtime.files import display_path
-from cnnzoo.runtime.formatting import format_bytes
+from cnnzoo.runtime.formatting import format_bytes, plural
 
 log = logging.getLogger(__name__)
 
@@ -52,31 +53,44 @@ def run_table(
 
 def final_table(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     """The table after training: the results, and commands that use them."""
-    rows = {}
+    rows = {"validation": "none: there is no best epoch, so the last one counts"}
     if "val/acc1" in metrics:
         epoch = f" (epoch {metrics['best_epoch']}, the best)" if "best_epoch" in metrics else ""
         rows["validation"] = _accuracy_text(metrics, "val") + epoch
     if "test/acc1" in metrics:
         rows["test"] = _accuracy_text(metrics, "test")
-    rows["time"] = f"{metrics['seconds']:,.0f} s for {metrics['epochs']} epochs"
+    rows["time"] = f"{metrics['seconds']:,.0f} s for {plural(metrics['epochs'], 'epoch')}"
     run_path = display_path(run_dir)
     rows["run"] = run_path
     logdir = Path(run_path).parts[0] if not Path(run_path).is_absolute() else run_path
     rows["look at it"] = f"tensorboard --logdir {shlex.quote(logdir)}"
-    best = run_dir / "checkpoints" / "best.ckpt"
-    if best.exists():
-        weights = shlex.quote(f"model.weights={run_path}/checkpoints/best.ckpt")
-        rows["use it"] = f"python -c {shlex.quote(f'import cnnzoo; net = cnnzoo.load_run({run_path!r})')}"
+    name = next((name for name in ("best", "last") if (run_dir / "checkpoints" / f"{name}.ckpt").exists()), None)
+    if name is not None:
+        checkpoint = "" if name == "best" else f", checkpoint={name!r}"
+        code = (
+            f"import cnnzoo; net = cnnzoo.load_run({run_path!r}{checkpoint}); "
+            "print(net.classes[net(net.preprocess('IMAGE.png')[None]).argmax()])"
+        )
+        rows["use it"] = f"python -c {_quote_code(code)}"
+        weights = shlex.quote(f"model.weights={run_path}/checkpoints/{name}.ckpt")
         rows["start from it"] = f"{rerun_command(run_dir)} {weights}"
     return rows
 
 
+def _quote_code(code: str) -> str:
+    """`code` as one argument for a shell, in double quotes if it can be, because the code has single quotes."""
+    return shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"'
+
+
 def rerun_command(run_dir: Path) -> str:
-    """The command of this run, without the overrides that the next run must set itself."""
+    """The command of this run, without overrides that the next run must set itself, or that only tested or watched."""
     overrides = [str(override) for override in OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")]
     overrides = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", override) for override in overrides]  # cnnzoo quotes paths
-    omitted = ("run_dir=", "model.weights=", "sweep=")
-    return " ".join(["python", "train.py", *(shlex.quote(o) for o in overrides if not o.startswith(omitted))])
+    omitted = re.compile(r"\+*(run_dir|resume|model\.weights|sweep|test|debug|trainer\.(profiler|fast_dev_run)[\w.]*)=")
+    overrides = [o for o in overrides if not omitted.match(o) and o != "trainer=profile"]
+    hydra_config = run_dir / ".hydra" / "hydra.yaml"
+    options = config_options(OmegaConf.load(hydra_config).hydra) if hydra_config.is_file() else []
+    return " ".join([job_command("train"), *map(shlex.quote, [*options, *overrides])])
 
 
 def hyperparameters(cfg: DictConfig, input_spec: InputSpec, loader: str) -> dict[str, bool | str | float | int]:
@@ -131,9 +145,8 @@ def cli_overrides(cfg: DictConfig) -> dict[str, bool | str | float | int]:
 
 
 def _accuracy_text(metrics: Mapping[str, Any], stage: str) -> str:
-    return (
-        f"acc1 {metrics[f'{stage}/acc1']:.4f}, acc5 {metrics[f'{stage}/acc5']:.4f}, loss {metrics[f'{stage}/loss']:.4f}"
-    )
+    names = ("acc1", "acc5", "loss")
+    return ", ".join(f"{name} {metrics[f'{stage}/{name}']:.4f}" for name in names if f"{stage}/{name}" in metrics)
 
 
 def _augment_text(cfg: DictConfig) -> str:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,7 +19,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.callbacks import EMA, CheckpointSaver, Throughput
 from cnnzoo.callbacks.tensorboard.hparams import write_hparams
-from cnnzoo.checks import check_choice, check_int
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.loggers.remote import finish_wandb
@@ -27,6 +27,7 @@ from cnnzoo.models.input_spec import InputSpec, resolve_input
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.failures import failures_as_user_error
 from cnnzoo.runtime.files import write_json
+from cnnzoo.runtime.formatting import plural
 from cnnzoo.runtime.signals import exit_for_signal, handle_signals
 from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.fit import fit
@@ -51,7 +52,6 @@ IGNORED_WARNINGS = (
 
 def seed_everything(seed: int) -> None:
     """Seed the generators of torch, NumPy and Python, which initialize weights and sample dropout."""
-    check_int("seed", seed, minimum=0, maximum=2**32 - 1)
     pl.seed_everything(seed, verbose=False)
 
 
@@ -99,18 +99,34 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
     )
     args = OmegaConf.to_container(cfg.args, resolve=True)
     assert isinstance(args, dict)
-    try:
-        net = create_model(
-            cfg.name,
-            num_classes=data.num_classes,
-            in_channels=input_spec.channels,
-            weights=cfg.weights,
-            stem=input_spec.stem,
-            **{str(name): value for name, value in args.items()},
-        )
-    except (TypeError, ValueError) as error:  # a layer rejects a value of model.args
-        raise UserError(f"model.args={args}: {error}") from error
+    net = create_model(
+        cfg.name,
+        num_classes=data.num_classes,
+        in_channels=input_spec.channels,
+        weights=cfg.weights,
+        stem=input_spec.stem,
+        **{str(name): value for name, value in args.items()},
+    )
     return net, input_spec
+
+
+def lower_batch_size(data: DataModule, cfg: DictConfig, world_size: int) -> None:
+    """Lower `data.batch_size` and log it if there are fewer training images than one batch for each of the devices.
+
+    The new size is the largest power of two that gives at least four batches, and at least 2. It depends only on the
+    number of images and devices, so that a resumed run lowers to the same size.
+    """
+    train = data.split("train")
+    assert train is not None
+    images = len(train) // world_size
+    if data.batch_size <= images:
+        return
+    if images:  # otherwise the sampler raises an error
+        size = max(min(2, images), 1 << (images // 4).bit_length() >> 1)
+        devices = f" for {world_size} devices" if world_size > 1 else ""
+        images_text = plural(len(train), "training image")
+        log.info("batch size %d -> %d: the data has %s%s", data.batch_size, size, images_text, devices)
+        data.batch_size = cfg.data.batch_size = size
 
 
 def build_classifier(
@@ -122,7 +138,16 @@ def build_classifier(
     scheduler: Callable[..., LRScheduler] | None,
     cfg: DictConfig,
 ) -> Classifier:
-    """Wrap the network with its optimizer, scheduler and loss; compile it in place if `cfg.compile`."""
+    """Wrap the network with its optimizer, scheduler and loss; compile it in place if `cfg.compile`.
+
+    With five classes or fewer, the top-5 accuracy is always 1 and is not logged; raises `UserError` if it is to be
+    optimized.
+    """
+    if data.num_classes <= 5 and cfg.get("optimized_metric") == "val/acc5":
+        raise UserError(
+            f"optimized_metric=val/acc5: {data.name} has {data.num_classes} classes, so the top-5 accuracy is always "
+            "1; type optimized_metric=val/acc1"
+        )
     aux_weight = cfg.model.get("aux_weight", 0.0) if cfg.model.args.get("aux_logits") else 0.0
     if cfg.compile:
         net.compile()
@@ -135,6 +160,7 @@ def build_classifier(
         label_smoothing=cfg.label_smoothing,
         aux_weight=aux_weight,
         channels_last=cfg.channels_last,
+        topk=(1, 5) if data.num_classes > 5 else (1,),
         metadata={
             "model": dict(net.arguments),  # type: ignore[arg-type]
             "data": data.name,
@@ -152,7 +178,6 @@ def train(
     Without checkpoints (`trainer.fast_dev_run=true`, `callbacks.checkpoint=null`) the final weights are tested. Raises
     `UserError` before the first step if `cfg.optimized_metric` is not a validation metric.
     """
-    check_choice("optimized_metric", cfg.optimized_metric, ("val/acc1", "val/acc5", "val/loss"))
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     distributed.check_trainer(trainer)
@@ -161,6 +186,7 @@ def train(
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
     data.trainer = trainer  # the loader depends on its device and its ranks
     loader = data.build_loader("train")  # raises for settings that it does not accept; starts no workers
+    batches = check_batches(trainer, len(loader))
     log_table(run_table(data, trainer, input_spec, cfg, parameters, loader))
     writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     if start is None:
@@ -172,18 +198,38 @@ def train(
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):  # it has its own table, written after the test
             logger.log_hyperparams(table)
-    steps_per_epoch = len(data.split("train") or ()) // data.batch_size // trainer.world_size
-    limit = trainer.limit_train_batches  # an int is a number of batches, a float a fraction of them
-    steps_per_epoch = min(steps_per_epoch, limit) if isinstance(limit, int) else int(steps_per_epoch * limit)
-    log_every_n_steps = min(trainer.log_every_n_steps, steps_per_epoch)  # type: ignore[attr-defined]
+    log_every_n_steps = min(trainer.log_every_n_steps, batches)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, log_every_n_steps)  # type: ignore[attr-defined]  # small sets get curves too
 
     checkpoint, metrics = (None, {}) if start is None else (start[0], start[1]["cnnzoo"]["metrics"])
-    with handle_signals(trainer, run_dir), distributed.supervise_ranks(trainer), failures_as_user_error(cfg):
-        stop_signal = fit(classifier, data, trainer, run_dir=run_dir, checkpoint=checkpoint)
-        if stop_signal is None:
-            return _test_and_report(classifier, data, trainer, cfg, table, metrics)
+    try:
+        with handle_signals(trainer, run_dir), distributed.supervise_ranks(trainer), failures_as_user_error(cfg):
+            stop_signal = fit(classifier, data, trainer, run_dir=run_dir, checkpoint=checkpoint)
+            if stop_signal is None:
+                return _test_and_report(classifier, data, trainer, cfg, table, metrics)
+    except MisconfigurationException as error:  # settings of `trainer` that do not fit the data or the callbacks
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     exit_for_signal(stop_signal)
+
+
+def check_batches(trainer: pl.Trainer, loader_batches: int) -> int:
+    """The number of training batches of an epoch, at most `loader_batches`.
+
+    Raises UserError if there is none, or if `trainer.val_check_interval` is larger.
+    """
+    limit = trainer.limit_train_batches  # an int is a number of batches, a float a fraction of them
+    batches = min(loader_batches, limit) if isinstance(limit, int) else int(loader_batches * limit)
+    if not batches:
+        key = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
+        least = math.ceil(1000 / loader_batches) / 1000
+        raise UserError(f"trainer.{key}={limit}: less than one of the {loader_batches} batches; type {least:g} or more")
+    interval = trainer.val_check_interval
+    if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
+        raise UserError(
+            f"trainer.val_check_interval={interval}: an epoch has {batches} batches; type a smaller number, or also "
+            "trainer.check_val_every_n_epoch=null to count the batches of all epochs"
+        )
+    return batches
 
 
 def _test_and_report(
@@ -244,7 +290,9 @@ def final_metrics(trainer: pl.Trainer, resumed_metrics: Mapping[str, float]) -> 
     `resumed_metrics` are those in the checkpoint of a resumed run. They count if the run had no epoch left to train.
     """
     logged = {**resumed_metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
-    metrics = {f"train/{name}": logged[f"train/{name}_epoch"] for name in ("loss", "acc1")}
+    metrics = {
+        f"train/{name}": logged[f"train/{name}_epoch"] for name in ("loss", "acc1") if f"train/{name}_epoch" in logged
+    }
     metrics |= {name: value for name, value in logged.items() if name.startswith(("val/", "perf/"))}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Throughput) and callback.images:

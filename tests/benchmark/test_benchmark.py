@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import benchmark
 from cnnzoo import cli
 from cnnzoo.benchmark import data_benchmark
 from cnnzoo.data.loaders.dali_loader import dali_problem
 from cnnzoo.errors import UserError
+from cnnzoo.jobs import benchmark
 from tests.helpers import ROOT
 
 QUICK = ("model=lenet", "trainer=cpu", "seconds=0.01", "rounds=1", "data.batch_size=4", "finalists=1")
@@ -28,7 +28,7 @@ def run_benchmark(capsys, monkeypatch, caplog):
 
     def run(*overrides: str, width: int = 120) -> str:
         monkeypatch.setenv("COLUMNS", str(width))
-        prepared, _ = cli.prepare([*QUICK, *overrides], config="benchmark", help_text=benchmark.__doc__)
+        prepared, _ = cli.prepare([*QUICK, *overrides], job="benchmark", help_text=benchmark.__doc__)
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             cfg = hydra.compose("benchmark", overrides=prepared)
         capsys.readouterr()
@@ -168,8 +168,8 @@ def test_invalid_override_is_a_one_line_error(overrides, message, run_benchmark)
 
 
 def test_config_composes_for_every_family():
-    for family in cli.choices("model"):
-        overrides, _ = cli.prepare([f"model={family}", "trainer=gpu"], config="benchmark", help_text="")
+    for family in cli.ConfigTree("train").choices("model"):
+        overrides, _ = cli.prepare([f"model={family}", "trainer=gpu"], job="benchmark", help_text="")
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             cfg = hydra.compose("benchmark", overrides=overrides)
         assert (cfg.model.family, cfg.trainer.precision, cfg.trainer.max_epochs) == (family, "bf16-mixed", -1)
@@ -177,13 +177,13 @@ def test_config_composes_for_every_family():
 
 def test_help_names_only_existing_keys(capsys):
     with pytest.raises(SystemExit) as error:
-        cli.prepare(["--help"], config="benchmark", help_text=benchmark.__doc__)
+        cli.prepare(["--help"], job="benchmark", help_text=benchmark.__doc__)
     assert error.value.code == 0
     output = capsys.readouterr().out
     assert output.startswith("Measure, on your own data and machine")
     assert max(map(len, output.splitlines())) <= 120
     keys = set(re.findall(r"[\w.]+(?==)", benchmark.__doc__)) - {"HYDRA_FULL_ERROR", "model", "data", "trainer"}
-    cli.prepare([f"{key}=null" for key in sorted(keys)], config="benchmark", help_text="")
+    cli.prepare([f"{key}=null" for key in sorted(keys)], job="benchmark", help_text="")
 
 
 def test_script_leaves_no_files(tmp_path):

@@ -195,15 +195,15 @@ def test_run_job_with_other_overrides_raises(tmp_path):
 def test_sweep_into_run_and_sweep_without_m_raise(tmp_path):
     (tmp_path / "metrics.json").touch()
     with pytest.raises(UserError, match="holds a run, not a sweep"):
-        cli.prepare(["-m", "seed=1,2", f"run_dir={tmp_path}"], config="train", help_text="")
+        cli.prepare(["-m", "seed=1,2", f"run_dir={tmp_path}"], job="train", help_text="")
     with pytest.raises(UserError, match="sweep=grid needs a multirun; add -m"):
-        cli.prepare(["sweep=grid"], config="train", help_text="")
+        cli.prepare(["sweep=grid"], job="train", help_text="")
 
 
-@pytest.mark.parametrize("choice", cli.choices("sweep"))
+@pytest.mark.parametrize("choice", cli.ConfigTree("train").choices("sweep"))
 def test_every_sweep_composes(choice):
     try:
-        argv, _ = cli.prepare(["-m", f"sweep={choice}"], config="train", help_text="")
+        argv, _ = cli.prepare(["-m", f"sweep={choice}"], job="train", help_text="")
     except UserError as error:
         pytest.skip(str(error))
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
@@ -214,16 +214,16 @@ def test_every_sweep_composes(choice):
 
 
 @pytest.mark.parametrize(
-    ("choice", "package"),
+    ("choice", "extra"),
     [
-        ("optuna", "hydra-optuna-sweeper"),
-        ("slurm", "hydra-submitit-launcher"),
-        ("parallel", "hydra-submitit-launcher"),
-        ("[grid,slurm]", "hydra-submitit-launcher"),
+        ("optuna", "optuna"),
+        ("slurm", "slurm"),
+        ("parallel", "slurm"),
+        ("[grid,slurm]", "slurm"),
     ],
 )
-def test_missing_plugin_raises_with_pip_command(choice, package, monkeypatch):
+def test_missing_plugin_raises_with_pip_command(choice, extra, monkeypatch):
     monkeypatch.setattr(sweep, "find_spec", lambda name: importlib.util.find_spec(f"nowhere.{name}"))
     name = choice.split(",")[-1].strip("]")
-    with pytest.raises(UserError, match=f"sweep={name} needs .* type pip install {package}$"):
-        cli.prepare(["-m", f"sweep={choice}"], config="train", help_text="")
+    with pytest.raises(UserError, match=rf'sweep={name} needs .* type pip install "cnnzoo\[{extra}\]"$'):
+        cli.prepare(["-m", f"sweep={choice}"], job="train", help_text="")

@@ -6,14 +6,14 @@ import re
 import hydra
 import pytest
 
-import train
 from cnnzoo import cli
 from cnnzoo.cli.validate import has_key
 from cnnzoo.errors import UserError
+from cnnzoo.jobs import train
 
 
 def prepare(*argv):
-    return cli.prepare(list(argv), config="train", help_text=train.__doc__)
+    return cli.prepare(list(argv), job="train", help_text=train.__doc__)
 
 
 def compose(*argv):
@@ -26,11 +26,11 @@ def compose(*argv):
     ("argv", "message"),
     [
         (["model=resnt"], "unknown model 'resnt': did you mean resnet"),
-        (["model=resnet50"], "model.name= one of its networks"),
+        (["model=resnet50"], "type model=resnet model.name=resnet50"),
         (["data=digit"], "unknown data 'digit': did you mean digits?"),
         (["optimizer=sdg"], "unknown optimizer 'sdg': did you mean sgd?"),
         (["modle=resnet"], "unknown key 'modle': did you mean model"),
-        (["lr=0.1"], "unknown key 'lr': did you mean optimizer.lr?"),
+        (["lr=0.1"], "unknown key 'lr': type optimizer.lr=0.1"),
         (["trainer.max_epoch=3"], "unknown key 'trainer.max_epoch': did you mean trainer.max_epochs"),
         (["data.batchsize=3"], "unknown key 'data.batchsize': did you mean data.batch_size?"),
         (["augment.flp=1"], "unknown key 'augment.flp': did you mean augment.flip?"),
@@ -56,7 +56,7 @@ def test_bad_override_is_one_line_with_similar_names(argv, message):
 
 def test_sweep_drops_choices_that_do_not_exist(capsys):
     argv, dropped = prepare("-m", "model=lenet,nosuch,resnet", "optimizer.lr=0.1,0.2")
-    assert argv[:3] == ["-m", "model=lenet,resnet", "optimizer.lr=0.1,0.2"]
+    assert argv[:3] == ["--multirun", "model=lenet,resnet", "optimizer.lr=0.1,0.2"]
     assert len(dropped) == 1
     assert "unknown model 'nosuch'" in capsys.readouterr().err
 
@@ -118,22 +118,22 @@ def test_help_lists_every_choice(capsys):
     page = capsys.readouterr().out
     assert page.startswith("Train a network on images")
     assert max(map(len, page.splitlines())) <= 120
-    for group in cli.groups():
+    for group in cli.ConfigTree("train").groups():
         assert re.search(rf"^  {group} ", page, re.MULTILINE), group
-        for choice in cli.choices(group):
+        for choice in cli.ConfigTree("train").choices(group):
             assert choice in page
 
 
 def test_help_names_only_existing_keys():
     cfg = compose()
     for key in re.findall(r"[\w.]+(?==)", train.__doc__):
-        if key not in (*cli.groups(), "HYDRA_FULL_ERROR", "group", "key"):
+        if key not in (*cli.ConfigTree("train").groups(), "HYDRA_FULL_ERROR", "group", "key"):
             assert has_key(cfg, key), key
 
 
-@pytest.mark.parametrize("group", [g for g in cli.groups() if g not in ("hydra",)])
+@pytest.mark.parametrize("group", [g for g in cli.ConfigTree("train").groups() if g not in ("hydra",)])
 def test_every_choice_composes_and_has_a_comment(group):
-    for choice in cli.choices(group):
+    for choice in cli.ConfigTree("train").choices(group):
         text = (cli.CONF / group / f"{choice}.yaml").read_text()
         assert text.replace("# @package _global_\n", "").startswith("# "), (
             f"{group}/{choice}: no comment says what it is"

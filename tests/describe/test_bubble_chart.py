@@ -45,7 +45,7 @@ def test_save_chart_without_matplotlib_is_an_error(rows, monkeypatch, tmp_path):
     for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"zoo\.png needs matplotlib: pip install matplotlib"):
+    with pytest.raises(UserError, match=r'zoo\.png needs matplotlib: type pip install "cnnzoo\[plot\]"$'):
         bubble_chart.save_chart(tmp_path / "zoo.png", rows)
 
 

@@ -9,12 +9,12 @@ import sys
 import hydra
 import pytest
 
-import describe
 from cnnzoo import cli
 from cnnzoo.describe.blocks import BLOCKS
 from cnnzoo.describe.show import dataset_and_crops, zoo_rows
 from cnnzoo.describe.tables import format_count
 from cnnzoo.errors import UserError
+from cnnzoo.jobs import describe
 from cnnzoo.models import info, list_models
 from tests.helpers import ROOT
 
@@ -25,7 +25,7 @@ def run_describe(capsys, monkeypatch):
 
     def run(*overrides: str, width: int = 120) -> str:
         monkeypatch.setenv("COLUMNS", str(width))
-        prepared, _ = cli.prepare(list(overrides), config="describe", help_text=describe.__doc__)
+        prepared, _ = cli.prepare(list(overrides), job="describe", help_text=describe.__doc__)
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             cfg = hydra.compose("describe", overrides=prepared)
         capsys.readouterr()
@@ -204,7 +204,7 @@ def test_format_count(number, text):
         (["block=fire", "csv=x.csv"], "csv and block=fire cannot be combined"),
         (["model=resnt"], "unknown model 'resnt': did you mean resnet"),
         (["model=resnet", "model.name=resnet51"], "unknown model 'resnet51': did you mean resnet"),
-        (["model=resnet", "model.name=vgg11"], "model.name=vgg11: it is of the family vgg; also type model=vgg"),
+        (["model=resnet", "model.name=vgg11"], "model.name=vgg11: type model=vgg model.name=vgg11"),
         (["model.name=vgg11"], "model.name: no model is chosen; type its family as well, for example model=resnet"),
         (["model=vgg", "image_size=31"], "image_size=31: vgg11_bn with the small stem takes 32 or more pixels"),
         (["model=vgg", "image_size=20", "model.stem=native"], "image_size=20: vgg11_bn with the native stem takes 32"),
@@ -213,8 +213,11 @@ def test_format_count(number, text):
         (["model=vgg", "channels=0"], "channels=0: expected a whole number"),
         (["model=vgg", "model.num_classes=0"], "num_classes=0: expected a whole number >= 1 for vgg11_bn"),
         (["model=vgg", "model.stem=tiny"], "model.stem=tiny: expected auto, native or small"),
-        (["model=vgg", "+model.args.dropuot=1"], "vgg11_bn has no argument 'dropuot' (did you mean dropout?)"),
-        (["model=vgg", "+model.args.dropout=2"], "model.args={'dropout': 2}"),
+        (["model=vgg", "+model.args.dropuot=1"], "vgg11_bn has no argument 'dropuot': did you mean dropout?"),
+        (
+            ["model=vgg", "+model.args.dropout=2"],
+            "vgg11_bn with dropout=2: dropout probability has",
+        ),
         (["model=vgg", "depth=0"], "depth=0: expected a whole number >= 1 (levels of modules), all or auto"),
         (["model=vgg", "depth=deep"], "depth=deep: expected a whole number"),
         (["model=vgg", "picture=x.png"], "picture=x.png: not used for the table of a network"),
@@ -240,16 +243,26 @@ def test_invalid_override_is_a_one_line_error(overrides, message, run_describe):
     assert "\n" not in str(error.value)
 
 
+def test_csv_is_written_without_matplotlib(run_describe, monkeypatch, tmp_path):
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r'zoo\.png needs matplotlib: type pip install "cnnzoo\[plot\]"$'):
+        run_describe(f"csv={tmp_path / 'zoo.csv'}", f"picture={tmp_path / 'zoo.png'}")
+    assert len((tmp_path / "zoo.csv").read_text().splitlines()) > 50
+    assert not (tmp_path / "zoo.png").exists()
+
+
 def test_config_composes_for_every_family():
-    for family in cli.choices("model"):
-        overrides, _ = cli.prepare([f"model={family}"], config="describe", help_text="")
+    for family in cli.ConfigTree("train").choices("model"):
+        overrides, _ = cli.prepare([f"model={family}"], job="describe", help_text="")
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             assert info(hydra.compose("describe", overrides=overrides).model.name).family == family
 
 
 def test_help_names_only_existing_keys(capsys):
     with pytest.raises(SystemExit) as error:
-        cli.prepare(["--help"], config="describe", help_text=describe.__doc__)
+        cli.prepare(["--help"], job="describe", help_text=describe.__doc__)
     assert error.value.code == 0
     output = capsys.readouterr().out
     assert output.startswith("Show a network layer by layer")
@@ -257,7 +270,7 @@ def test_help_names_only_existing_keys(capsys):
     assert re.search(r"^  model +alexnet", output, re.MULTILINE)
     assert not re.search(r"^  (optimizer|data) ", output, re.MULTILINE)
     keys = set(re.findall(r"[\w.]+(?==)", describe.__doc__)) - {"HYDRA_FULL_ERROR", "model", "model.args.dropout"}
-    cli.prepare(["model=resnet", *(f"{key}=null" for key in sorted(keys))], config="describe", help_text="")
+    cli.prepare(["model=resnet", *(f"{key}=null" for key in sorted(keys))], job="describe", help_text="")
 
 
 def test_script_leaves_no_files_and_fails_in_one_line(tmp_path):

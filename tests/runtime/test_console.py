@@ -134,7 +134,7 @@ def test_bar_shows_each_stage_and_is_erased(tmp_path, flowers, width, callbacks)
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ("training", r"stopped by SIGINT after \d epochs and \d+ steps, and saved; python"),
+        ("training", r"stopped by SIGINT after \d epochs? and \d+ steps, and saved; python"),
         # the sanity check of the first validation batches, before training
         pytest.param(
             "validation", r"stopped immediately by SIGINT; no checkpoint was saved yet", marks=pytest.mark.long
@@ -150,7 +150,7 @@ def test_interrupted_run_erases_bar(tmp_path, stage, message):
     assert "━" in output
     assert "━" not in screen.text
     assert "Traceback" not in screen.text
-    assert re.search(message, screen.text.replace("\n", " "))
+    assert re.search(message.replace(" ", ""), re.sub(r"\s", "", screen.text))  # the terminal breaks long lines
     assert output.count(HIDE_CURSOR) == output.count(SHOW_CURSOR)
 
 

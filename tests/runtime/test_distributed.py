@@ -127,7 +127,7 @@ def test_run_dir_of_slurm_is_named_after_the_job(clean_env):
     assert distributed.broadcast_run_dir("mine", explicit=True) == "mine"
     clean_env.setenv("SLURM_STEP_ID", "2")
     assert distributed.broadcast_run_dir(RUN_DIR, explicit=False) == "runs/digits/lenet5/slurm_77_2"
-    argv, _ = cli.prepare(["model=lenet"], config="train", help_text="")
+    argv, _ = cli.prepare(["model=lenet"], job="train", help_text="")
     assert argv[1:] == [
         "hydra.run.dir='runs/digits/lenet5/slurm_77_2'",
         "hydra.output_subdir=null",
@@ -136,14 +136,14 @@ def test_run_dir_of_slurm_is_named_after_the_job(clean_env):
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         hydra.compose("train", overrides=argv)
     with pytest.raises(UserError, match="run it without torchrun or srun"):
-        cli.prepare(["-m", "seed=1,2"], config="train", help_text="")
+        cli.prepare(["-m", "seed=1,2"], job="train", help_text="")
 
 
 def test_run_dir_of_lightning_rank_is_that_of_rank_0(clean_env):
     clean_env.setenv("LOCAL_RANK", "1")
     clean_env.setenv(distributed.RUN_DIR_VARIABLE, '/runs/"it\'s" $x')
     argv = ["model=lenet", 'hydra.run.dir="/runs/"it\'s" $x"', "hydra.job.name=train_ddp_process_1"]
-    argv, _ = cli.prepare(distributed.strip_lightning_overrides(argv), config="train", help_text="")
+    argv, _ = cli.prepare(distributed.strip_lightning_overrides(argv), job="train", help_text="")
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         cfg = hydra.compose("train", overrides=argv, return_hydra_config=True)
     assert cfg.hydra.run.dir == '/runs/"it\'s" $x'

@@ -38,7 +38,7 @@ def test_fit_stopped_by_signal_returns_its_number(tmp_path, caplog):
     trainer = fake_trainer(TrainingStopped(signal.SIGTERM))
     with caplog.at_level("INFO"):
         assert fit(None, None, trainer, run_dir=tmp_path / "my run", checkpoint=None) == signal.SIGTERM
-    assert "stopped by SIGTERM after 2 epochs and 40 steps, and saved; python train.py resume='" in caplog.text
+    assert "stopped by SIGTERM after 2 epochs and 40 steps, and saved; cnnzoo train resume='" in caplog.text
 
 
 def test_slurm_job_after_sigusr1_is_requeued(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_signal_during_test_ends_run_with_code(job, monkeypatch, caplog, tmp_pat
     with caplog.at_level("INFO"), pytest.raises(SystemExit) as exit_:
         job("model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
     assert exit_.value.code == 128 + number
-    assert f"stopped immediately by {number.name}; python train.py resume=" in caplog.text
+    assert f"stopped immediately by {number.name}; cnnzoo train resume=" in caplog.text
     assert not (tmp_path / "run/metrics.json").exists()
     assert [signal.getsignal(other) for other in SIGNALS] == before
 

@@ -1,0 +1,45 @@
+"""The run directory before and after a run: whether it can be used, and removing it if the run did not start."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from cnnzoo.errors import UserError
+
+
+def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
+    """Raise UserError if a run cannot be written to `run_dir`, or would overwrite another run."""
+    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"run_dir={run_dir}: {existing} is a file, not a directory")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=existing))  # permissions alone do not tell, for example in /proc
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: {existing} is not writable ({error.strerror}); choose another") from error
+    finished = (run_dir / "metrics.json").exists()
+    if not finished and not any(run_dir.glob("checkpoints/*.ckpt")):
+        return
+    if multirun:
+        raise UserError(f"run_dir={run_dir} holds a run, not a sweep; choose another run_dir")
+    if finished:
+        raise UserError(f"run_dir={run_dir} already holds a finished run; choose another run_dir, or delete this one")
+    raise UserError(
+        f"run_dir={run_dir} already holds an unfinished run; type resume={run_dir} to continue it, choose another "
+        "run_dir, or delete this one"
+    )
+
+
+def remove_unused_run_dir(run_dir: Path) -> None:
+    """Remove the directory of a run that failed before it wrote anything but its configuration and `train.log`.
+
+    Parent directories that are empty then, such as `runs/digits/lenet5`, are removed as well.
+    """
+    if {path.name for path in run_dir.glob("*")} - {".hydra", "train.log"}:
+        return
+    shutil.rmtree(run_dir, ignore_errors=True)
+    for parent in run_dir.parents[:3]:  # runs/<data>/<network>
+        try:
+            parent.rmdir()
+        except OSError:  # not empty, or the current directory
+            return
