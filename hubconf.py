@@ -1,7 +1,8 @@
 """The zoo through torch.hub: `torch.hub.load(<this directory>, "resnet50", source="local", num_classes=10)`.
 
-The registry gives one entry point per model name. `torch.hub.list` lists them, and `torch.hub.help` prints the facts
-about a network.
+The registry gives one entry point per model name. Of a repository on GitHub, `torch.hub.list("<owner>/cnnzoo")` lists
+them, and `torch.hub.help("<owner>/cnnzoo", name)` returns the facts about a network. Neither takes a directory: for a
+checkout, `cnnzoo.list_models()` and `cnnzoo.info(name)` give the same.
 """
 
 import collections.abc

@@ -21,3 +21,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"cnnzoo.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'cnnzoo' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
+import hubconf
 from cnnzoo.errors import UserError
 from cnnzoo.models import info, list_models
 from tests.helpers import ROOT
@@ -62,6 +64,13 @@ def test_hub_passes_arguments(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
     with pytest.raises(UserError, match="IMAGENET1K_V9"):
         load("resnet18", weights="IMAGENET1K_V9")
+
+
+def test_docstring_says_which_functions_take_a_directory() -> None:
+    """`torch.hub.load` alone has the argument `source`."""
+    taking = [name for name in ("load", "list", "help") if "source" in signature(getattr(torch.hub, name)).parameters]
+    assert taking == ["load"]
+    assert "Neither takes a directory" in (hubconf.__doc__ or "")
 
 
 def test_hub_works_without_lightning_and_hydra(tmp_path: Path) -> None:

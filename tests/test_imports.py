@@ -27,6 +27,13 @@ def run_python(code):
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
+def test_public_names_are_listed():
+    code = "import cnnzoo; names = set(dir(cnnzoo)); from cnnzoo import *; print(create_model.__name__, *names)"
+    names = run_python(code).stdout.split()
+    assert names[0] == "create_model"
+    assert {"create_model", "info", "list_models", "load_run"} <= set(names[1:])
+
+
 def test_import_contracts_are_kept():
     process = run_python("import sys; from importlinter.cli import lint_imports_command as lint; lint()")
     assert process.returncode == 0, process.stdout + process.stderr

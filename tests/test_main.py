@@ -53,9 +53,7 @@ def test_wrong_job_is_one_line(run_main, argument, message):
 
 def test_job_runs_from_any_directory(tmp_path):
     """Printed commands have the typed form, and every job finds its configuration."""
-    process = subprocess.run(
-        [sys.executable, "-m", "cnnzoo", "describe", "image_size=32"], cwd=tmp_path, capture_output=True, text=True
-    )
+    process = subprocess.run([sys.executable, "-m", "cnnzoo", "describe"], cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert "python -m cnnzoo describe model=resnet" in process.stdout
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from cnnzoo.benchmark.measure import TrainerFactory
 from cnnzoo.benchmark.tables import bottleneck_text, cache_hint, result_rows, results_table
 from cnnzoo.checks import check_int, check_number
 from cnnzoo.data.datamodule import DataModule
-from cnnzoo.describe.tables import make_console, write_csv
+from cnnzoo.describe.tables import check_csv, make_console, write_csv
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime.formatting import format_bytes
 from cnnzoo.training.classifier import Classifier
@@ -34,8 +34,8 @@ def check_config(cfg: DictConfig) -> None:
         check_int(key, cfg[key], minimum=1)
     if cfg.data.cache.persist is not None:
         raise UserError(f"data.cache.persist={cfg.data.cache.persist}: a benchmark writes no cache; leave it out")
-    if cfg.csv is not None and not Path(cfg.csv).absolute().parent.is_dir():
-        raise UserError(f"csv={cfg.csv} cannot be written: there is no directory {Path(cfg.csv).absolute().parent}")
+    if cfg.csv is not None:
+        check_csv(Path(cfg.csv))
 
 
 def run_data_benchmark(cfg: DictConfig, data: DataModule, classifier: Classifier, make_trainer: TrainerFactory) -> None:
@@ -59,6 +59,8 @@ def run_data_benchmark(cfg: DictConfig, data: DataModule, classifier: Classifier
     num_settings = len(benchmark.measurements)
     seconds = (num_settings + cfg.finalists + 3) * cfg.rounds * cfg.seconds * DURATION_FACTOR
     sample = f", {benchmark.sample_size:,} of them measured" if benchmark.sample_size < len(benchmark.train) else ""
+    if benchmark.train.paths is not None and benchmark.sample_size > cfg.images:
+        sample += f" (images={cfg.images} are fewer than two batches)"
     log_table(
         {
             "model": f"{cfg.model.name}, {data.resolved_image_size} x {data.resolved_image_size} pixels, batches of "

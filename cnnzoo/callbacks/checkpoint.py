@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, distributed
 
-from cnnzoo.checks import check_number
+from cnnzoo.checks import check_number, create_directory
 from cnnzoo.loggers.local import ResumableCSVLogger
 from cnnzoo.runtime.files import atomic_write
 from cnnzoo.runtime.signals import TrainingStopped, current_handler, signal_pending
@@ -35,7 +35,8 @@ class CheckpointSaver(Checkpoint):
 
     Checkpoints are written between two batches or two epochs, never within a step or a validation. A resumed run
     therefore ends with the same bits as one that was never stopped. Saving resnet50 takes about a third of a second on
-    a fast disk. Raises OSError if the file cannot be written.
+    a fast disk. Raises UserError if the directory cannot be created, before training, and OSError if the file cannot be
+    written.
     """
 
     def __init__(self, dirpath: str, *, monitor: str, every_minutes: float = 10.0) -> None:
@@ -62,6 +63,8 @@ class CheckpointSaver(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                create_directory("callbacks.checkpoint.dirpath", self.directory)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the random state of a resumed run; from here on, a signal saves a checkpoint."""

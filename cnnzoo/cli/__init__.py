@@ -7,9 +7,11 @@ takes seconds.
 
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cnnzoo.cli import sweep
 from cnnzoo.cli.options import sort_arguments
@@ -28,6 +31,7 @@ from cnnzoo.cli.validate import error_line, prepare
 from cnnzoo.errors import UserError
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.command import config_options, record_command
+from cnnzoo.runtime.stdout import exit_at_broken_pipe, replace_closed_streams
 
 __all__ = ["CONF", "ConfigTree", "instantiate", "prepare", "run", "was_typed"]
 
@@ -46,13 +50,15 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
 
     A UserError is printed on one line, and the exit code is 1. In a multirun, the other jobs still run.
     """
+    replace_closed_streams()
     finished = distributed.exit_with_parent()
     record_command(job)
     command = list(sys.argv)
     try:
         argv = sort_arguments(distributed.strip_lightning_overrides(command[1:]))
-        argv, run_dir = expand_resume(argv)
-        argv, dropped = prepare(argv, job=job, help_text=help_text)
+        argv, run_dir = expand_resume(argv) if job == "train" else (argv, None)
+        with exit_at_broken_pipe():
+            argv, dropped = prepare(argv, job=job, help_text=help_text)
         resumed_cfg = None if run_dir is None else resumed_config(run_dir, argv, job)
     except UserError as error:
         _exit_with_error(error)
@@ -67,6 +73,7 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
         print(f"sweep  {sweep_dir}", flush=True)
     failures = list(dropped)
 
+    @exit_at_broken_pipe()
     def task(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
         is_multirun = settings.mode == RunMode.MULTIRUN
@@ -78,7 +85,8 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
             if is_multirun and "run_dir" in cfg:
                 return sweep.run_job(lambda resume: _run_sweep_job(main, cfg, job, resume), Path(cfg.run_dir))
             os.environ[distributed.RUN_DIR_VARIABLE] = cfg.get("run_dir") or ""
-            return main(cfg)
+            with _errors_as_user_error():
+                return main(cfg)
         except UserError as error:
             if not is_multirun or isinstance(error, sweep.SweepError):
                 _exit_with_error(error, run_dir=None if is_multirun else cfg.get("run_dir"))
@@ -117,7 +125,8 @@ def _run_sweep_job(main: Callable[[DictConfig], float | None], cfg: DictConfig, 
     if resume:
         cfg = merge_run_config(Path(cfg.run_dir), cfg, cfg, ())
     if not distributed.has_several_ranks(cfg.trainer):
-        return main(cfg)
+        with _errors_as_user_error():
+            return main(cfg)
     overrides = [*HydraConfig.get().overrides.task, quote("run_dir", cfg.run_dir), "hydra.output_subdir=null"]
     if resume:
         overrides = [quote("resume", cfg.run_dir)]
@@ -136,6 +145,30 @@ def _exit_with_error(error: UserError, *, run_dir: str | None = None) -> NoRetur
     if run_dir is not None and distributed.is_rank_zero():
         remove_unused_run_dir(Path(run_dir))
     sys.exit(1)
+
+
+@contextmanager
+def _errors_as_user_error() -> Iterator[None]:
+    """Turn errors that the configuration or the file system causes into a UserError.
+
+    These are calls that do not know an argument that an override added, values of keys that do not exist, and files
+    that cannot be opened.
+    """
+    try:
+        yield
+    except TypeError as error:
+        name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        for override in HydraConfig.get().overrides.task:
+            key = parse_override(str(override)).key_or_group
+            if name is not None and key.split(".")[-1] == name[1]:
+                raise UserError(f"{override}: {error}") from error
+        raise
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}") from error
 
 
 def was_typed(key: str) -> bool:
@@ -159,12 +192,8 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
     try:
         return hydra.utils.instantiate(node, **arguments)
     except InstantiationException as error:
-        cause = error.__cause__
+        cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
-        # Lightning's exception is compared by name, because this module is imported without Lightning.
-        if isinstance(cause, TypeError | ValueError | ModuleNotFoundError) or (
-            type(cause).__name__ == "MisconfigurationException"
-        ):
-            raise UserError(f"{key}: {cause}") from error
-        raise
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+        raise UserError(f"{key}: {' '.join(lines[:2])}") from error

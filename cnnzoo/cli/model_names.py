@@ -3,6 +3,10 @@
 A test compares them with the registry.
 """
 
+from omegaconf import DictConfig
+
+from cnnzoo.errors import UserError, nearest, unknown
+
 MODEL_NAMES: dict[str, tuple[str, ...]] = {
     "alexnet": (
         "alexnet",
@@ -104,3 +108,27 @@ MODEL_NAMES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Family -> its networks, as `model=family model.name=network` selects them."""
+FAMILIES = {network: family for family, networks in MODEL_NAMES.items() for network in networks}
+"""Network -> its family."""
+
+
+def check_model_name(model: DictConfig | None) -> None:
+    """Raise UserError if `model.name` is no network of `model.family`; families of users are not checked.
+
+    model: the configuration group `model`, None if none is chosen.
+    """
+    if model is None or model.get("family") not in MODEL_NAMES or model.name in MODEL_NAMES[model.family]:
+        return
+    networks, name = MODEL_NAMES[model.family], str(model.name)
+    if model.name in (None, ""):
+        raise UserError(f"model.name: expected a network of {model.family}: {', '.join(networks[:4])}, ...")
+    if family := FAMILIES.get(name.lower()):
+        raise UserError(f"model.name={name}: type model={family} model.name={name.lower()}")
+    if name in MODEL_NAMES:
+        names = ", ".join(MODEL_NAMES[name][:3])
+        raise UserError(f"model.name={name}: it is a family; type model={name}; its networks are {names}...")
+    similar = nearest(name, FAMILIES)
+    if all(FAMILIES[network] == model.family for network in similar):
+        raise unknown("model", name, networks)
+    options = [f"model={FAMILIES[network]} model.name={network}" for network in similar]
+    raise UserError(f"unknown model '{name}': did you mean {' or '.join(options)}?")

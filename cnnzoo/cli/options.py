@@ -16,6 +16,10 @@ MODES = ("cfg", "info", "shell_completion", "hydra_help", "multirun", "run")
 """Options of which one command has at most one."""
 
 
+PLAIN_KEYS = ("augment", "callbacks", "data", "logger", "loader", "model", "optimizer", "resume", "run_dir", "trainer")
+"""Keys that are typed as options, such as `--model resnet`, as in other programs."""
+
+
 def sort_arguments(argv: list[str]) -> list[str]:
     """The arguments with the options first and the overrides after them, which is the order that Hydra can parse.
 
@@ -45,9 +49,31 @@ def sort_arguments(argv: list[str]) -> list[str]:
         raise UserError("--cfg shows the configuration of one job; leave out -m and the sweep's values")
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)}: only one of them is possible; leave the others out")
+    if args.experimental_rerun:
+        raise UserError(f"--experimental-rerun={args.experimental_rerun}: type resume=DIR to continue a run")
+    if args.shell_completion and not args.overrides:
+        raise UserError("--shell-completion: type --shell-completion install=bash")
     if args.resolve and not args.cfg:
         raise UserError("--resolve: it resolves the configuration that --cfg shows; type --cfg job --resolve")
+    _check_spaces(args.overrides)
     return [*_format_options(parser, args), *args.overrides]
+
+
+def _check_spaces(overrides: list[str]) -> None:
+    """Raise UserError for `lr = 0.1`, which a shell splits into three arguments."""
+    for i, override in enumerate(overrides):
+        key, separator, value = override.partition("=")
+        parts = [override]
+        if separator and not key and i and "=" not in overrides[i - 1]:
+            parts.insert(0, overrides[i - 1])
+        if separator and not value and i + 1 < len(overrides) and "=" not in overrides[i + 1]:
+            parts.append(overrides[i + 1])
+        if len(parts) > 1:
+            raise UserError(f"'{' '.join(parts)}': leave out the spaces around =; type {''.join(parts)}")
+        if separator and not key.lstrip("+~"):
+            raise UserError(f"'{override}' is not of the form key=value; for example: model=resnet")
+        if override == "help":
+            raise UserError("'help' is not of the form key=value; type --help")
 
 
 def _format_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
@@ -72,10 +98,13 @@ def _unknown_option(parser: argparse.ArgumentParser, argument: str, argv: list[s
     following = argv[argv.index(argument) + 1 :]
     if not value and following and not following[0].startswith("-") and "=" not in following[0]:
         value = following[0]
-    suggestion = suggest_override(name.translate(DASHES).lstrip("-"), value)
+    name = name.translate(DASHES).lstrip("-")
+    suggestion = suggest_override(name, value)
+    if suggestion is None and ("." in name or name in PLAIN_KEYS):
+        suggestion = f"{name}={value or '...'}"
     if suggestion is not None:
         return UserError(f"{argument}: settings are typed as key=value; type {suggestion}")
-    similar = nearest(name, [option for option in parser._option_string_actions if option.startswith("--")])
+    similar = nearest(f"--{name}", [option for option in parser._option_string_actions if option.startswith("--")])
     hint = f"did you mean {', '.join(similar)}?" if similar else "settings are typed as key=value; --help lists them"
     return UserError(f"{argument}: unknown option; {hint}")
 

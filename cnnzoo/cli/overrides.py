@@ -13,8 +13,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from cnnzoo.cli.model_names import MODEL_NAMES
+from cnnzoo.cli.model_names import FAMILIES
 from cnnzoo.cli.suggestions import suggest_override
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime.command import search_path_override
@@ -77,9 +78,8 @@ def parse_override(override: str) -> Override:
 def _form_hint(argument: str) -> str:
     """The end of the message about an argument without `=`."""
     tree = ConfigTree("train")
-    for family, names in MODEL_NAMES.items():
-        if argument in names:
-            return f": type model={family} model.name={argument}"
+    if family := FAMILIES.get(argument):
+        return f": type model={family} model.name={argument}"
     candidates = [f"{group}={argument}" for group in tree.groups() if argument in tree.choices(group)]
     if candidates:
         return f": did you mean {' or '.join(candidates)}?"
@@ -165,6 +165,8 @@ class ConfigTree:
         try:
             with hydra.initialize_config_dir(str(primary.parent.absolute()), version_base="1.3"):
                 return hydra.compose(self.job, overrides=lines, return_hydra_config=with_hydra)
+        except YAMLError as error:
+            raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())[:200]}") from error
         except (HydraException, OmegaConfBaseException) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise UserError(f"the configuration cannot be composed: {reason}") from error

@@ -35,7 +35,13 @@ def expand_resume(argv: list[str]) -> tuple[list[str], Path | None]:
     directory holds no run.
     """
     args, _ = get_args_parser().parse_known_args(argv)
-    values = {key: path_value(o) for o in args.overrides for key in RUN_KEYS if o.startswith(f"{key}=")}
+    values: dict[str, str] = {}
+    for override in args.overrides:
+        key = override.partition("=")[0]
+        if key in RUN_KEYS and key in values:
+            raise UserError(f"{key}={values[key]} and {override}: {key} is set twice; leave one out")
+        if key in RUN_KEYS:
+            values[key] = path_value(override)
     resume = values.get("resume", "null")
     if resume == "null":
         return argv, None
@@ -43,7 +49,7 @@ def expand_resume(argv: list[str]) -> tuple[list[str], Path | None]:
         raise UserError(f"resume={resume}: a sweep is resumed by its own command with run_dir=DIR; leave resume out")
     rest = [argument for argument in argv if argument not in args.overrides or not argument.startswith("resume=")]
     if resume == "auto":
-        if "run_dir" not in values:
+        if values.get("run_dir") in (None, ""):
             raise UserError("resume=auto needs run_dir=DIR: the run in DIR is resumed, or started if there is none yet")
         resume = values["run_dir"]
         if not _run_exists(Path(resume)):

@@ -10,7 +10,10 @@ from cnnzoo.errors import UserError
 
 def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
     """Raise UserError if a run cannot be written to `run_dir`, or would overwrite another run."""
-    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    except OSError as error:  # the name is too long
+        raise UserError(f"run_dir={str(run_dir)[:40]}...: {error.strerror}; choose another") from error
     if not existing.is_dir():
         raise UserError(f"run_dir={run_dir}: {existing} is a file, not a directory")
     try:

@@ -7,19 +7,22 @@ from typing import Any
 from omegaconf import DictConfig
 
 HABITS = {
+    "a": "model.name=",
     "amp": "trainer.precision=16-mixed",
     "arch": "model.name=",
     "architecture": "model.name=",
     "augmentation": "augment=",
     "aug": "augment=",
+    "b": "data.batch_size=",
+    "backbone": "model.name=",
     "batch": "data.batch_size=",
     "batch_size": "data.batch_size=",
     "bs": "data.batch_size=",
-    "b": "data.batch_size=",
     "bf16": "trainer.precision=bf16-mixed",
     "cache": "data.cache.mode=",
     "checkpoint": "resume=",
     "ckpt": "resume=",
+    "ckpt_path": "resume=",
     "clip_grad": "trainer.gradient_clip_val=",
     "cpu": "trainer=cpu",
     "data_dir": "data.root=",
@@ -56,6 +59,7 @@ HABITS = {
     "network": "model=",
     "num_epochs": "trainer.max_epochs=",
     "num_workers": "loader.workers=",
+    "o": "run_dir=",
     "opt": "optimizer=",
     "optim": "optimizer=",
     "out": "run_dir=",
@@ -69,8 +73,10 @@ HABITS = {
     "root": "data.root=",
     "save_dir": "run_dir=",
     "sched": "scheduler=",
+    "size": "data.image_size=",
     "smoothing": "label_smoothing=",
     "stem": "model.stem=",
+    "tensorboard": "logger=tensorboard",
     "wandb": "logger=wandb",
     "warmup": "scheduler.warmup_epochs=",
     "warmup_epochs": "scheduler.warmup_epochs=",
@@ -80,6 +86,15 @@ HABITS = {
     "workers": "loader.workers=",
 }
 """Names that other training scripts use -> the override that does the same; the value follows a final `=`."""
+
+
+CHOICE_HABITS = {
+    ("scheduler", "none"): "constant",
+    ("scheduler", "cosineannealing"): "cosine",
+    ("trainer", "cuda"): "gpu",
+    ("trainer", "auto"): "default",
+}
+"""(group, name) -> the choice that other programs call so."""
 
 
 def suggest_override(name: str, value: str = "") -> str | None:
@@ -101,9 +116,11 @@ def did_you_mean(key: str, cfg: DictConfig, groups: list[str], *, value: str = "
     list_command: the command that lists all keys.
     """
     candidates = {name for name in (*_all_keys(cfg), *groups) if ".recipe" not in name}  # set by other keys
-    override = suggest_override(key, value)
-    if override is not None and override.lstrip("+").partition("=")[0] in {*candidates, "model.args.dropout"}:
-        return f": type {override}"
+    for name in (key, key.rpartition(".")[2]):
+        override = suggest_override(name, value) or ""
+        for habit in (override, override.partition(".")[2]):  # data.image_size= is image_size= in another job
+            if habit.lstrip("+").partition("=")[0] in {*candidates, "model.args.dropout"}:
+                return f": type {habit}"
 
     def similarity(candidate: str) -> float:
         by_key = SequenceMatcher(None, key, candidate).ratio()

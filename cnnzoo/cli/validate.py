@@ -13,12 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cnnzoo.cli import sweep
 from cnnzoo.cli.help_page import help_page
-from cnnzoo.cli.model_names import MODEL_NAMES
+from cnnzoo.cli.model_names import FAMILIES, check_model_name
 from cnnzoo.cli.options import sort_arguments
 from cnnzoo.cli.overrides import ConfigTree, config_tree, parse_override, quote, quote_path
 from cnnzoo.cli.run_dir import check_run_dir
-from cnnzoo.cli.suggestions import did_you_mean
-from cnnzoo.errors import UserError, nearest, unknown
+from cnnzoo.cli.suggestions import CHOICE_HABITS, did_you_mean
+from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.command import job_command
 
@@ -38,6 +38,8 @@ OPEN_GROUPS = (
 for a name that it does not know."""
 NULL_CHOICES = {"logger": "none", "callbacks": "none", "augment": "none", "scheduler": "constant"}
 """What `group=null` and `~group` mean for a group that is not null by default."""
+REMOVABLE = ("model.args", "loader", "optimizer", "scheduler", "callbacks", "logger")
+"""Parts of the configuration of which `~key` may remove a key, because each is an argument that may be left out."""
 LIST_GROUPS = ("logger", "callbacks", "sweep")
 """Groups of which several choices may be combined: `logger=[csv,wandb]`."""
 
@@ -60,8 +62,8 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
     if args.hydra_help or args.info or args.shell_completion:
         return argv, []
     checks = _Checks(tree, job, multirun=args.multirun)
-    overrides = [checks.replace_null(parse_override(override)) for override in args.overrides]
-    argv = [*argv[: len(argv) - len(overrides)], *(str(override.input_line) for override in overrides)]
+    overrides = [override for line in args.overrides if (override := checks.replace_null(parse_override(line)))]
+    argv = [*argv[: len(argv) - len(args.overrides)], *(str(override.input_line) for override in overrides)]
     first_job, dropped = [], []  # the overrides of the sweep's first job; those of the only job without a sweep
     for override in overrides:
         if not override.is_sweep_override() or (args.multirun and not override.is_discrete_sweep()):
@@ -78,12 +80,45 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
     if sweepers and not args.multirun and "hydra.mode=RUN" not in argv:  # that is how one job of a sweep is started
         raise UserError(f"{sweepers[0].input_line} needs a multirun; add -m")
     cfg = checks.compose(first_job)
+    if args.multirun and not _has_sweep(overrides, cfg):
+        raise UserError("-m: no key has several values; type for example model=lenet,resnet, or leave -m out")
     keys = {override.key_or_group for override in overrides}
+    _check_families(overrides, cfg)
+    if args.cfg == "job" and args.package and OmegaConf.select(cfg, args.package) is None:
+        raise UserError(
+            f"--package={args.package}: the configuration has no such part; for example: --package optimizer"
+        )
     if "run_dir" in cfg:
-        if "run_dir" in keys and not args.cfg and distributed.is_rank_zero():
-            check_run_dir(Path(cfg.run_dir), multirun=args.multirun)
+        if not cfg.run_dir:
+            raise UserError("run_dir: expected a directory; leave it out for runs/<data>/<network>/<date and time>")
+        if "hydra.run.dir" in keys and not keys & {"resume", "hydra.mode"}:
+            raise UserError(f"hydra.run.dir={cfg.hydra.run.dir}: type run_dir={cfg.hydra.run.dir}")
+        if keys & {"run_dir", "hydra.sweep.dir"} and not args.cfg and distributed.is_rank_zero():
+            check_run_dir(Path(cfg.run_dir if "run_dir" in keys else cfg.hydra.sweep.dir), multirun=args.multirun)
         argv = _set_sweep_dir(argv, cfg, keys) if args.multirun else _set_run_dir(argv, cfg, keys)
     return argv, dropped
+
+
+def _check_families(overrides: list[Override], cfg: DictConfig) -> None:
+    """Raise UserError for a sweep in which a network would meet another family than its own."""
+    sweeps = {override.key_or_group: override for override in overrides if override.is_discrete_sweep()}
+    names = sweeps.get("model.name")
+    if "model" in sweeps and "model.name" in {override.key_or_group for override in overrides}:
+        raise UserError(
+            f"{sweeps['model'].input_line}: model.name is a network of one family; leave it out, or try only names: "
+            "-m model=resnet model.name=A,B"
+        )
+    for name in () if names is None else names.sweep_string_iterator():
+        check_model_name(DictConfig({"family": cfg.model.family, "name": name}))
+
+
+def _has_sweep(overrides: list[Override], cfg: DictConfig) -> bool:
+    """Whether a multirun has several jobs, or Hydra was told how to start its only job."""
+    return (
+        any(override.is_sweep_override() or override.is_hydra_override() for override in overrides)
+        or "sweep" in {override.key_or_group for override in overrides}
+        or bool(cfg.hydra.sweeper.get("params"))
+    )
 
 
 def error_line(error: Exception) -> str:
@@ -121,19 +156,23 @@ class _Checks:
     job: str
     multirun: bool
 
-    def replace_null(self, override: Override) -> Override:
-        """`logger=null` and `~logger` as `logger=none`; UserError for a group of which the job needs a choice."""
+    def replace_null(self, override: Override) -> Override | None:
+        """`logger=null` and `~logger` as `logger=none`; None for a group that is null by default.
+
+        Raises UserError for a group of which the job needs a choice.
+        """
         group = override.key_or_group
         defaults = self.tree.default_choices()
-        if group not in defaults or defaults[group] is None:
+        if group not in defaults or not (override.is_delete() or override.value() is None):
             return override
-        is_removed = override.is_delete() or override.value() is None
-        if is_removed and group in NULL_CHOICES and NULL_CHOICES[group] in self.tree.choices(group):
+        if defaults[group] is None:
+            return None
+        if group in NULL_CHOICES:
             return parse_override(f"{group}={NULL_CHOICES[group]}")
-        if is_removed:
-            expected = ", ".join(self.tree.choices(group))
-            raise UserError(f"{override.input_line}: {self.job} needs a choice of {group}; expected one of: {expected}")
-        return override
+        raise UserError(
+            f"{override.input_line}: {self.job} needs a choice of {group}, for example {group}={defaults[group]}; "
+            f"expected one of: {', '.join(self.tree.choices(group))}"
+        )
 
     def check_choice(self, override: Override) -> None:
         """Raise UserError for a choice that does not exist, or a sweep whose plugin is missing."""
@@ -155,13 +194,17 @@ class _Checks:
 
     def _unknown_choice(self, group: str, name: str) -> UserError:
         choices = self.tree.choices(group)
+        stem = re.sub(r".*/|\.yaml$", "", name)
+        if name.endswith(".yaml") and stem in choices:
+            return UserError(f"{group}={name}: expected a name without directory and suffix; type {group}={stem}")
+        if choice := CHOICE_HABITS.get((group, name.lower())):
+            return UserError(f"{group}={name}: it is called {choice} here; type {group}={choice}")
+        if group == "data" and (re.search(r"[/\\.~]", name) or Path(name).is_dir()):
+            return UserError(f"data={name}: data= takes the name of a data set; type data=folder data.root={name}")
         if group != "model":
-            if group == "data" and re.search(r"[/\\.~]", name):
-                return UserError(f"data={name}: data= takes the name of a data set; type data=folder data.root={name}")
             return unknown(group, name, choices, limit=20)
-        for family, names in MODEL_NAMES.items():
-            if name.lower() in names:
-                return UserError(f"model={name}: model= takes a family; type model={family} model.name={name.lower()}")
+        if family := FAMILIES.get(name.lower()):
+            return UserError(f"model={name}: model= takes a family; type model={family} model.name={name.lower()}")
         error = unknown(group, name, choices, limit=20)
         return UserError(f"{error} (model= takes a family, model.name= one of its networks)")
 
@@ -198,8 +241,15 @@ class _Checks:
         kept = [override for override in overrides if not (self.multirun and override.is_sweep_override())]
         cfg = self.tree.compose([str(override.input_line) for override in kept], with_hydra=with_hydra)
         self._check_complete(cfg)
-        _check_model_name(cfg)
+        check_model_name(cfg.get("model"))
         return cfg
+
+    def _check_trainer_keys(self, cfg: DictConfig) -> None:
+        """Raise UserError if a configuration file of the user sets an argument that Lightning's Trainer lacks."""
+        known = {f"trainer.{key}": None for key in ConfigTree(self.job).compose([]).get("trainer", ())}
+        for key in cfg.get("trainer", ()):
+            if f"trainer.{key}" not in known:
+                raise unknown("key", f"trainer.{key}", known)
 
     def _check_set_once(self, overrides: list[Override]) -> None:
         lines: dict[str, str] = {}
@@ -214,6 +264,11 @@ class _Checks:
         """Raise UserError if nothing would read the key of `override` in the configuration `base`."""
         key = override.key_or_group
         if has_key(base, key):
+            parent, _, name = key.rpartition(".")
+            if override.is_delete() and (parent not in REMOVABLE or name.startswith("_")):
+                raise UserError(f"~{key}: {self.job} reads this key; set it instead: {key}=...")
+            if key == "model.family":
+                raise UserError(f"{override.input_line}: it follows from the choice; type model={override.value()}")
             return
         if override.is_add() or override.is_force_add():
             parent = key.rpartition(".")[0]
@@ -222,6 +277,8 @@ class _Checks:
             return
         if key.startswith("model.") and "model" not in base:
             raise UserError(f"{key}: no model is chosen; type its family as well, for example model=resnet")
+        if (choice := key.split(".")[1:2]) and key.startswith("logger.") and choice[0] in self.tree.choices("logger"):
+            raise UserError(f"{key}: this logger is not chosen; type logger={choice[0]} as well")
         if key.startswith("model.args."):
             raise UserError(f"unknown key '{key}': to add an argument of the network, type +{override.input_line}")
         raise UserError(f"unknown key '{key}'{self._did_you_mean(override, base)}")
@@ -233,11 +290,21 @@ class _Checks:
         return did_you_mean(override.key_or_group, base, groups, value=value, list_command=list_command)
 
     def _check_complete(self, cfg: DictConfig) -> None:
-        """Raise UserError if a key has no value, or if a configuration of the user lacks a part that the job reads."""
-        missing = OmegaConf.missing_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+        """Raise UserError for a key without a value or with the value of a missing key, and for a missing part."""
+        if "hydra" in cfg and cfg.hydra.job.chdir:
+            raise UserError("hydra.job.chdir=true: paths are relative to the directory where you type; leave it out")
+        own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        try:
+            missing = OmegaConf.missing_keys(own)
+            if not missing:
+                OmegaConf.to_container(own, resolve=True)  # resolving in place would read an escaped "${" again
+        except OmegaConfBaseException as error:
+            raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
         if missing:
             key = sorted(missing)[0]
             raise UserError(f"{key} has no value; type {key}=...")
+        if self.tree.user_dirs:
+            self._check_trainer_keys(cfg)
         if self.tree.job != self.job:
             absent = [key for key in map(str, ConfigTree(self.job).compose([])) if key not in cfg]
             if absent:
@@ -263,26 +330,6 @@ def _check_type(override: Override, base: DictConfig) -> None:
     else:
         return
     raise UserError(f"{key}={value}: expected {expected}")
-
-
-def _check_model_name(cfg: DictConfig) -> None:
-    """Raise UserError if `model.name` is no network of one of our families; networks of users are not checked."""
-    model = cfg.get("model")
-    if model is None or model.name is None or model.name in MODEL_NAMES.get(model.get("family"), (model.name,)):
-        return
-    name = str(model.name)
-    families = {network: family for family, networks in MODEL_NAMES.items() for network in networks}
-    family = families.get(name.lower())
-    if family is not None:
-        raise UserError(f"model.name={name}: type model={family} model.name={name.lower()}")
-    if name in MODEL_NAMES:
-        names = ", ".join(MODEL_NAMES[name][:3])
-        raise UserError(f"model.name={name}: it is a family; type model={name}; its networks are {names}...")
-    similar = nearest(name, families)
-    if all(families[network] == model.family for network in similar):
-        raise unknown("model", name, MODEL_NAMES[model.family])
-    options = [f"model={families[network]} model.name={network}" for network in similar]
-    raise UserError(f"unknown model '{name}': did you mean {' or '.join(options)}?")
 
 
 def has_key(cfg: DictConfig, key: str) -> bool:

@@ -17,7 +17,7 @@ from cnnzoo.data.loaders.torch_loader import BAD_FILE_POLICIES, TorchLoader
 from cnnzoo.data.split import SPLITS, Source, Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.data.transforms.preprocess import Preprocess, normalize
-from cnnzoo.errors import UserError
+from cnnzoo.errors import UserError, unknown
 
 
 class DataModule(pl.LightningDataModule):
@@ -53,19 +53,27 @@ class DataModule(pl.LightningDataModule):
         fill_progress: Progress | None = None,
     ) -> None:
         super().__init__()
-        check_int("data.batch_size", batch_size, minimum=1)
+        if not callable(source):
+            raise UserError(f"source={source}: expected a class such as ImageFolder, not its name or an instance")
+        self.batch_size = check_int("data.batch_size", batch_size, minimum=1)
         check_int("data.split_seed", split_seed, minimum=0)
         if image_size is not None:
-            check_int("data.image_size", image_size, minimum=1)
+            image_size = check_int("data.image_size", image_size, minimum=1)
         if channels is not None:
-            check_choice("data.channels", channels, (1, 3), note="(1 is grey, 3 is RGB)")
+            channels = int(check_choice("data.channels", channels, (1, 3), note="(1 is grey, 3 is RGB)"))
+        self.seed = check_int("seed", seed, minimum=0)
+        if not isinstance(augment, Augment):
+            raise UserError(f"augment={augment}: expected an Augment, such as Augment(crop='padded')")
+        if not isinstance(cache, Cache):
+            raise UserError(f"cache={cache}: expected a Cache, such as Cache(mode='decoded')")
         check_choice("data.on_bad_file", on_bad_file, BAD_FILE_POLICIES)
+        if not callable(loader):
+            raise UserError(f"loader={loader}: expected a class such as TorchLoader")
         self.source = source(root=root, split_seed=split_seed)
         self.name = name or self.source.name
         self.classes = self.source.classes
-        self.batch_size = batch_size
         self.requested_image_size, self.requested_channels = image_size, channels
-        self.seed, self.augment, self.loader = seed, augment, loader
+        self.augment, self.loader = augment, loader
         self.cache, self.on_bad_file = cache, on_bad_file
         self.fill_progress = fill_progress
         self.input_resolved = False
@@ -88,6 +96,8 @@ class DataModule(pl.LightningDataModule):
 
     def split(self, name: str) -> Split | None:
         """The split "train", "val" or "test", or None if the data set has no such split."""
+        if name not in SPLITS:
+            raise unknown("split", str(name), SPLITS)
         return self.source.split(name)
 
     @property
@@ -241,7 +251,6 @@ class DataModule(pl.LightningDataModule):
 
         It uses the cache if that has been filled, but does not fill it.
         """
-        assert name in SPLITS
         self.setup()
         split = self.split(name)
         assert split is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cnnzoo.checks import check_int
 from cnnzoo.data.counter_rng import SPLIT_STREAM, permutation
 from cnnzoo.errors import UserError
 
@@ -71,7 +72,9 @@ class Source(Protocol):
 def reject_root(name: str, root: str | None) -> None:
     """Raise UserError if `root` is set, for a data set that reads no files."""
     if root is not None:
-        raise UserError(f"data.root={root}: data={name} reads no files and takes no root; leave data.root out")
+        raise UserError(
+            f"data.root={root}: data={name} reads no files; leave data.root out, or for your images type data=folder"
+        )
 
 
 def stratified_split(
@@ -81,8 +84,9 @@ def stratified_split(
 
     The result depends on the arguments only. The size of `part` is rounded up, and each class's share is rounded down.
     The classes that lost most by rounding down get the remaining images. Every class has at least one image in both
-    results. Raises ValueError if a class has fewer than two images.
+    results. Raises ValueError if a class has fewer than two images, and UserError if `seed` is not a whole number >= 0.
     """
+    check_int("data.split_seed", seed, minimum=0)
     classes, counts = np.unique(labels, return_counts=True)
     if len(counts) and counts.min() < 2:
         raise ValueError(f"class {classes[counts.argmin()]} has one image, expected at least two to split it")

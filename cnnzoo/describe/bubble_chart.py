@@ -4,7 +4,9 @@ After Figure 2 of Canziani et al., "An Analysis of Deep Neural Network Models fo
 1605.07678).
 """
 
+import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,8 @@ def save_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise UserError(f"picture={path}: expected a file that ends in {', '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"picture={path} cannot be written: there is no directory {path.parent}")
+    os.environ.pop("MPLBACKEND", None)  # the chart needs no backend, and an unknown one fails the import
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about its cache if $HOME cannot be written
     try:
         figure = build_figure(rows)
     except ImportError as error:

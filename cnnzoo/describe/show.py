@@ -61,7 +61,9 @@ def show_block(cfg: DictConfig) -> None:
     """Print the two blocks of the comparison `cfg.block` layer by layer, and the ratio of their costs."""
     if cfg.block not in BLOCKS:
         raise unknown("block", str(cfg.block), BLOCKS)
-    for key, value in (("model", cfg.get("model")), ("csv", cfg.csv), ("picture", cfg.picture)):
+    unused = {"model": cfg.get("model"), "csv": cfg.csv, "picture": cfg.picture}
+    unused["depth"] = None if cfg.depth == "auto" else cfg.depth
+    for key, value in unused.items():
         if value is not None:
             raise UserError(f"{key} and block={cfg.block} cannot be combined: leave one out")
     comparison = BLOCKS[cfg.block]
@@ -95,6 +97,8 @@ def show_zoo(cfg: DictConfig) -> None:
     for key in ("image_size", "channels"):
         if cfg[key] is not None:
             raise UserError(f"{key}={cfg[key]}: used only with a network or a block; also type model=... or block=...")
+    if cfg.depth != "auto":
+        raise UserError(f"depth={cfg.depth}: used only with a network; also type model=...")
     rows = zoo_rows()
     if cfg.csv is not None:
         write_csv(Path(cfg.csv), rows)
@@ -167,6 +171,8 @@ def _build(cfg: DictConfig, facts: Info) -> tuple[nn.Module, str, tuple[int, int
         stem=cfg.model.stem,
         key="image_size",
     )
+    if not isinstance(cfg.model.args, DictConfig):
+        raise UserError(f"model.args={cfg.model.args}: expected a group of keys; type +model.args.<name>=<value>")
     args = OmegaConf.to_container(cfg.model.args, resolve=True)
     assert isinstance(args, dict)
     with torch.device("meta"):

@@ -112,6 +112,19 @@ def zoo_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
     return table
 
 
+def check_csv(path: Path) -> None:
+    """Raise the `UserError` of `write_csv` before the rows are computed; the file is left as it is."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"csv={path} cannot be written: there is no directory {path.absolute().parent}")
+    existed = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise UserError(f"csv={path} cannot be written: {error.strerror}") from error
+    if not existed:
+        path.unlink()
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with equal keys to a CSV file; raises `UserError` if the file cannot be written."""
     try:

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from cnnzoo.checks import create_directory
 from cnnzoo.runtime.files import atomic_write
 
 
@@ -55,7 +56,7 @@ class ResumableCSVLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         values = vars(params) if isinstance(params, Namespace) else dict(params)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        create_directory("logger.csv.save_dir", self._directory)
         (self._directory / "hparams.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
 
     @rank_zero_only
@@ -79,7 +80,7 @@ class ResumableCSVLogger(Logger):
         kept_rows = self._read()[:rows]
         self._columns = sorted({name for row in kept_rows for name, value in row.items() if value != ""})
         self.rows = len(kept_rows)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        create_directory("logger.csv.save_dir", self._directory)
         self._write(kept_rows)
 
     def _read(self) -> list[dict[str, str]]:

@@ -72,4 +72,4 @@ def _import_package(name: str, title: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"logger={name}: {title} is not installed; type pip install {name}") from None
+        raise UserError(f'logger={name}: {title} is not installed; type pip install "cnnzoo[{name}]"') from None

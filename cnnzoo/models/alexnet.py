@@ -142,6 +142,7 @@ register(
         weights=("IMAGENET1K_V1",),
     ),
     AlexNet,
+    native_only=("dropout",),
 )
 register(
     Info(
@@ -156,4 +157,5 @@ register(
         accuracy=Accuracy(0.593, 0.818, "the paper's Table 2, one CNN, ImageNet val of 2012, ten crops"),
     ),
     AlexNetPaper,
+    native_only=("dropout",),
 )

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cnnzoo.checks import check_number
+from cnnzoo.checks import check_int, check_number
 from cnnzoo.models.layers import ZeroGradients
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
@@ -144,6 +144,7 @@ class FractalNet(nn.Module):
         pool_last: bool = True,
     ) -> None:
         super().__init__()
+        check_int("columns", columns, minimum=1, maximum=8, note="(the depth of a block doubles with each)")
         check_number("drop_path", drop_path, minimum=0, maximum=1)
         check_number("global_share", global_share, minimum=0, maximum=1)
         self.drop_path, self.global_share = drop_path, global_share

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from cnnzoo.errors import unknown
+from cnnzoo.checks import check_choice
+from cnnzoo.errors import UserError, unknown
 
 STEMS = ("native", "small")
 """`native` is the network as published, `small` the family's variant for small images, such as 32 x 32."""
@@ -76,6 +77,8 @@ class ModelEntry:
     arguments: Mapping[str, Any]
     pretrained_arguments: Mapping[str, Any]
     """Further constructor arguments that torchvision's weights require."""
+    native_only: tuple[str, ...]
+    """Constructor arguments that the small stem does not use."""
 
 
 _MODELS: dict[str, ModelEntry] = {}
@@ -86,16 +89,18 @@ def register(
     network: Callable[..., nn.Module],
     *,
     pretrained_arguments: Mapping[str, Any] | None = None,
+    native_only: tuple[str, ...] = (),
     **arguments: Any,
 ) -> None:
     """Register the model `info.name`, which `network(num_classes=..., in_channels=..., **arguments)` builds.
 
     A constructor with a parameter `stem` is also passed the stem. `pretrained_arguments` are further arguments that
-    torchvision's weights require. Raises `ValueError` if the name is registered already.
+    torchvision's weights require. `native_only` are arguments that the small stem does not use. Raises `ValueError` if
+    the name is registered already.
     """
     if info.name in _MODELS:
         raise ValueError(f"the model '{info.name}' is registered twice: {_MODELS[info.name].network} and {network}")
-    _MODELS[info.name] = ModelEntry(info, network, arguments, pretrained_arguments or {})
+    _MODELS[info.name] = ModelEntry(info, network, arguments, pretrained_arguments or {}, native_only)
 
 
 def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -105,9 +110,11 @@ def list_models(pattern: str | None = None, *, family: str | None = None, pretra
     family: only models of this family, such as "vgg"; an unknown family raises `UserError`.
     pretrained: True for models with torchvision weights, False for models without.
     """
-    families = {entry.info.family: None for entry in _MODELS.values()}
-    if family is not None and family not in families:
-        raise unknown("family", family, families)
+    if pattern is not None and not isinstance(pattern, str):
+        raise UserError(f"pattern={pattern}: expected a text such as 'vgg*_bn', or None")
+    if family is not None and family not in _families():
+        raise unknown("family", str(family), _families())
+    check_choice("pretrained", pretrained, (None, True, False))
     return [
         name
         for name, entry in _MODELS.items()
@@ -131,6 +138,16 @@ def check_stem(stem: str) -> str:
 
 def get_entry(name: str) -> ModelEntry:
     """The registry entry of the model `name`; raises `UserError` with the closest names if it is unknown."""
+    if not isinstance(name, str):
+        raise UserError(f"name={name}: expected the name of a network, such as 'resnet50'; list_models() lists them")
     if name not in _MODELS:
-        raise unknown("model", str(name), _MODELS)
+        if name in _families():
+            members = sorted(list_models(family=name), key=lambda member: not member.startswith(name))
+            listed = ", ".join(members[:6]) + (", ..." if len(members) > 6 else "")
+            raise UserError(f"unknown model '{name}': it is a family; its networks are {listed}")
+        raise unknown("model", name, _MODELS)
     return _MODELS[name]
+
+
+def _families() -> list[str]:
+    return list(dict.fromkeys(entry.info.family for entry in _MODELS.values()))

@@ -129,6 +129,7 @@ for name, kernels, parameters, multiply_accumulates, top1, top5 in (
             weights=("IMAGENET1K_V1",) if torchvision_name else (),
         ),
         VGG,
+        native_only=("dropout",),
         kernels=kernels,
         batch_norm=name.endswith("_bn"),
     )

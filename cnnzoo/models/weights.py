@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,10 @@ def read_weights(info: "Info", weights: str | Path) -> tuple[StateDict, dict[str
     if is_published(info, weights):
         return _read_published_weights(info, str(weights)), {}
     path = Path(weights).expanduser()
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        way_out = f"type {best}" if best.is_file() else f"type a file ({', '.join(SUFFIXES)})"
+        raise UserError(f"weights={weights}: is a directory; {way_out}")
     if not path.is_file():
         raise UserError(f"weights={weights}: there is no such file")
     state_dict = load_file(path, "save it again, and only from a source that you trust")
@@ -128,7 +133,7 @@ def load_weights(
     published: whether the weights are torchvision's.
     build: `build(num_classes=...)` builds the network again. It shows which parameters belong to the heads.
 
-    Raises `UserError` that lists all other keys which do not fit.
+    Raises `UserError` that lists the first other keys which do not fit.
     """
     if hasattr(net, "adapt_pretrained"):
         state_dict = net.adapt_pretrained(state_dict, published=published)  # type: ignore[operator]
@@ -165,13 +170,12 @@ def load_weights(
         for key in expected
         if key in state_dict and state_dict[key].shape != expected[key].shape
     ]
-    problems = [
-        f"{problem}: {_shorten(keys)}"
-        for problem, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", mismatched))
-        if keys
-    ]
+    problems = {"missing": missing, "unexpected": unexpected, "wrong shape": mismatched}
+    problems = {problem: keys for problem, keys in problems.items() if keys}
     if problems:
-        raise UserError(f"{source} does not fit: {'; '.join(problems)}")
+        limit = 4 - len(problems)  # the error is one line of the terminal or two
+        listed = "; ".join(f"{problem}: {_shorten(keys, limit)}" for problem, keys in problems.items())
+        raise UserError(f"{source} does not fit: {listed}")
     net.load_state_dict(state_dict)
 
 
@@ -195,7 +199,7 @@ def _convert_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
     return repeated / counts.view(1, -1, 1, 1)
 
 
-def _shorten(items: Iterable[str], limit: int = 8) -> str:
+def _shorten(items: Iterable[str], limit: int) -> str:
     items = list(items)
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
@@ -247,7 +251,9 @@ def load_file(path: Path, remedy: str) -> Any:
             from safetensors.torch import load_file as load_safetensors  # here: torch.hub users may not have it
 
             return load_safetensors(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*pickle protocol")  # of a file that is then rejected
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise UserError(

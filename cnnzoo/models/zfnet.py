@@ -111,5 +111,6 @@ for name, widths, parameters, multiply_accumulates, top1, top5, row in (
             accuracy=Accuracy(top1, top5, f"the paper's Table 2, {row}, ImageNet val, ten crops"),
         ),
         ZFNet,
+        native_only=("dropout",),
         widths=widths,
     )

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from cnnzoo.runtime.distributed import global_rank, is_rank_zero
 from cnnzoo.runtime.formatting import format_duration
+from cnnzoo.runtime.stdout import discard_stdout
 
 # Widths in characters. Names and times have one width, so that all bars start in the same column; counts and details
 # have a minimum, so that a bar does not change its length with every update.
@@ -41,6 +42,12 @@ class ConsoleHandler(logging.StreamHandler):
     @property
     def stream(self) -> TextIO:
         return sys.stdout
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard_stdout()  # training continues; train.log has the messages
+        else:
+            super().handleError(record)
 
 
 def _filter_by_rank(record: logging.LogRecord) -> bool:

@@ -292,6 +292,10 @@ def check_trainer(trainer: Any) -> None:
             f"torchrun started {num_started} processes, but the trainer has {trainer.world_size} "
             f"(trainer.devices={trainer.num_devices} trainer.num_nodes={trainer.num_nodes}); type trainer=ddp"
         )
+    if trainer.num_nodes > 1 and not num_started and not launched_by_slurm() and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}: start it on every machine with torchrun or srun, or leave it out"
+        )
     sync_batchnorm = getattr(trainer.strategy, "_layer_sync", None) is not None  # only strategies with ranks have it
     if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: torch synchronizes batch norm only on GPUs; leave it out")

@@ -22,6 +22,8 @@ OOM_MESSAGE = re.compile(
 )
 """How torch, cuBLAS and cuDNN report full memory when they do not raise `torch.OutOfMemoryError`."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR)
+"""Errors for a directory that cannot be created, such as one in /proc."""
 
 
 @contextmanager
@@ -75,7 +77,9 @@ def oom_as_user_error(error: BaseException, cfg: DictConfig) -> UserError | None
 
 def disk_error_as_user_error(error: BaseException, run_dir: Path) -> UserError | None:
     """The error to show when a file of the run cannot be written; None for other errors."""
-    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+    if not isinstance(error, OSError):
+        return None
+    if error.errno not in DISK_ERRORS and not (error.filename and error.errno in PATH_ERRORS):
         return None
     return UserError(
         f"{error.filename or run_dir}: cannot be written: {error.strerror}; earlier checkpoints are intact. Free disk "

@@ -24,6 +24,7 @@ PROFILERS = ("simple", "advanced", "pytorch")
 UNSUPPORTED_CALLBACKS = {
     "LearningRateFinder": "try several rates instead, with -m optimizer.lr=0.3,0.1,0.03,0.01",
     "BatchSizeFinder": "set data.batch_size; a run that exceeds the memory says what to type",
+    "BackboneFinetuning": "set model.weights and a low optimizer.lr to fine-tune all layers",
 }
 """Callbacks that change the run from within, and what to do instead."""
 
@@ -278,6 +279,12 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"callbacks.{name}: {target} does not work with this pipeline; {UNSUPPORTED_CALLBACKS[target]}"
             )
+        if target == "ModelPruning" and config["channels_last"]:
+            raise UserError(
+                f"callbacks.{name}: ModelPruning cannot prune channels-last weights; type channels_last=false"
+            )
+        if target.endswith("ProgressBar") and name != "progress" and "progress" in nodes:
+            raise UserError(f"callbacks.{name}: only one progress bar is possible; also type callbacks.progress=null")
         if "monitor" not in node:
             continue
         key, metric = f"callbacks.{name}.monitor", node["monitor"]

@@ -89,14 +89,18 @@ class Classifier(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_classes) logits."""
-        return self.net(images.to(dtype=self.dtype, memory_format=self.memory_format))
+        return self.net(self._convert(images))
+
+    def _convert(self, images: Tensor) -> Tensor:
+        """The images in the network's data type, which is not float32 with `trainer.precision=bf16-true` or 64-true."""
+        dtype: Any = self.dtype
+        return images.to(dtype=dtype, memory_format=self.memory_format)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         aux_logits: list[Tensor] = []
         if self.aux_weight:
-            images = images.to(dtype=self.dtype, memory_format=self.memory_format)
-            logits, aux_logits = self.net.forward_with_aux(images)
+            logits, aux_logits = self.net.forward_with_aux(self._convert(images))
         else:
             logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -1,6 +1,7 @@
 """Resuming a stopped run: find its checkpoint, check that epochs are left, and truncate its logs."""
 
 import logging
+import os
 import zipfile
 from collections.abc import Sequence
 from datetime import datetime
@@ -73,7 +74,8 @@ def find_checkpoint(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
             with zipfile.ZipFile(path) as archive:
                 if (damaged := archive.testzip()) is not None:
                     raise ValueError(f"{damaged} has another checksum")
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Windows cannot replace a file that is mapped.
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name != "nt")
             if not {"loops", "cnnzoo", "rows"} <= checkpoint.keys():
                 raise ValueError("it is not a checkpoint of a training run")
         except Exception as error:  # zipfile, pickle and torch raise many types for a damaged file

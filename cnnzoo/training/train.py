@@ -188,16 +188,9 @@ def train(
     loader = data.build_loader("train")  # raises for settings that it does not accept; starts no workers
     batches = check_batches(trainer, len(loader))
     log_table(run_table(data, trainer, input_spec, cfg, parameters, loader))
-    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    if start is None:
-        lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
-        for writer in writers:
-            writer.add_text("config", "\n".join(f"    {line}" for line in lines))  # four spaces: verbatim in Markdown
-
     table = {**cli_overrides(cfg), **hyperparameters(cfg, input_spec, loader.name)}
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):  # it has its own table, written after the test
-            logger.log_hyperparams(table)
+    with failures_as_user_error(cfg):
+        _log_settings(trainer, cfg, table, is_resumed=start is not None)
     log_every_n_steps = min(trainer.log_every_n_steps, batches)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, log_every_n_steps)  # type: ignore[attr-defined]  # small sets get curves too
 
@@ -207,9 +200,20 @@ def train(
             stop_signal = fit(classifier, data, trainer, run_dir=run_dir, checkpoint=checkpoint)
             if stop_signal is None:
                 return _test_and_report(classifier, data, trainer, cfg, table, metrics)
-    except MisconfigurationException as error:  # settings of `trainer` that do not fit the data or the callbacks
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # of Lightning's trainer and callbacks
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     exit_for_signal(stop_signal)
+
+
+def _log_settings(trainer: pl.Trainer, cfg: DictConfig, table: Mapping[str, Any], *, is_resumed: bool) -> None:
+    """Pass the configuration to TensorBoard, once in a run, and the table of settings to the other loggers."""
+    lines = OmegaConf.to_yaml(cfg, resolve=True).splitlines()
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):  # it has its own table, written after the test
+            logger.log_hyperparams(dict(table))
+        elif not is_resumed:
+            text = "\n".join(f"    {line}" for line in lines)  # four spaces: verbatim in Markdown
+            logger.experiment.add_text("config", text)
 
 
 def check_batches(trainer: pl.Trainer, loader_batches: int) -> int:

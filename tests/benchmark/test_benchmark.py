@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cnnzoo import cli
-from cnnzoo.benchmark import data_benchmark
+from cnnzoo.benchmark import data_benchmark, show
 from cnnzoo.data.loaders.dali_loader import dali_problem
 from cnnzoo.errors import UserError
 from cnnzoo.jobs import benchmark
@@ -165,6 +165,19 @@ def test_invalid_override_is_a_one_line_error(overrides, message, run_benchmark)
         run_benchmark(*overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_images_below_two_batches_are_mentioned(run_benchmark, photos):
+    quick = ("images=3", "data.cache.mode=none", "loader=torch", "loader.workers=0")
+    output = run_benchmark("data=folder", f"data.root={photos}", *quick)
+    expected = "folder: 28 training images, 8 of them measured (images=3 are fewer than two batches)"
+    assert table_value(output, "data") == expected
+
+
+def test_unwritable_csv_is_an_error_before_measuring(run_benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "run_data_benchmark", None)
+    with pytest.raises(UserError, match=rf"^csv={tmp_path} cannot be written: Is a directory$"):
+        run_benchmark(f"csv={tmp_path}")
 
 
 def test_config_composes_for_every_family():

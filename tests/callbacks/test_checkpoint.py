@@ -2,6 +2,7 @@
 
 import io
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +82,24 @@ def test_checkpoint_save_removes_its_leftover_files(tmp_path):
         (tmp_path / name).write_bytes(b"a part")
     AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(9)}, tmp_path / "last.ckpt")
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", ".best.ckpt.host.7.tmp"}
+
+
+def test_checkpoint_directory_is_created_before_training(tmp_path):
+    trainer = SimpleNamespace(is_global_zero=True, fast_dev_run=False, strategy=SimpleNamespace())
+    CheckpointSaver(str(tmp_path / "new"), monitor="val/acc1").setup(trainer, None, "fit")
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    saver = CheckpointSaver(str(tmp_path / "file/x"), monitor="val/acc1")
+    with pytest.raises(UserError, match=r"^callbacks\.checkpoint\.dirpath=.*/file/x: the directory cannot be created"):
+        saver.setup(trainer, None, "fit")
+
+
+def test_csv_logger_bad_directory_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    logger = ResumableCSVLogger(str(tmp_path / "file/x"))
+    for write in (lambda: logger.log_hyperparams({}), lambda: logger.log_metrics({"loss": 1.0}, 0)):
+        with pytest.raises(UserError, match=r"^logger\.csv\.save_dir=.*/file/x: the directory cannot be created"):
+            write()
 
 
 def test_csv_logger_resume_at_drops_later_rows(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from cnnzoo.data.counter_rng import AUGMENT_STREAM, SHUFFLE_STREAM, permutation, uniform
 from cnnzoo.data.split import stratified_split, train_val_test_split
+from cnnzoo.errors import UserError
 
 
 def test_stratified_split_is_a_partition_by_class():
@@ -33,6 +34,12 @@ def test_stratified_split_depends_on_the_seed():
 def test_stratified_split_of_one_image_is_an_error():
     with pytest.raises(ValueError, match="class 1 has one image"):
         stratified_split(np.array([0, 0, 1]), 0.2, 0)
+
+
+@pytest.mark.parametrize("seed", ["a", -1])
+def test_stratified_split_of_a_bad_seed_is_an_error(seed):
+    with pytest.raises(UserError, match=rf"^data\.split_seed={seed}: expected a whole number >= 0"):
+        stratified_split(np.array([0, 0, 1, 1]), 0.2, seed)
 
 
 def test_train_val_test_split_sizes():

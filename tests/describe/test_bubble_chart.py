@@ -1,5 +1,7 @@
 """The bubble chart of the zoo: the file, the names and their positions."""
 
+import os
+import subprocess
 import sys
 from itertools import combinations
 
@@ -9,6 +11,7 @@ from PIL import Image
 from cnnzoo.describe import bubble_chart
 from cnnzoo.describe.show import zoo_rows
 from cnnzoo.errors import UserError
+from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,15 @@ def test_labels_do_not_move_with_another_dpi(rows, tmp_path):
         positions.append([(box.x0 - frame.x0) / frame.width, (box.y0 - frame.y0) / frame.height])
     assert positions[0] == pytest.approx(positions[1], abs=0.002)
     bubble_chart.save_chart(tmp_path / "zoo.pdf", rows)
+
+
+def test_save_chart_ignores_the_backend_and_the_home(tmp_path):
+    script = "from cnnzoo.describe.bubble_chart import save_chart; from cnnzoo.describe.show import zoo_rows; "
+    script += "from pathlib import Path; save_chart(Path('zoo.png'), zoo_rows())"
+    variables = {"MPLBACKEND": "nosuch", "HOME": "/proc", "XDG_CACHE_HOME": "/proc", "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"} | variables
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout + process.stderr) == (0, "")
+    assert (tmp_path / "zoo.png").stat().st_size > 0

@@ -216,7 +216,7 @@ def test_format_count(number, text):
         (["model=vgg", "+model.args.dropuot=1"], "vgg11_bn has no argument 'dropuot': did you mean dropout?"),
         (
             ["model=vgg", "+model.args.dropout=2"],
-            "vgg11_bn with dropout=2: dropout probability has",
+            "dropout=2: expected a number >= 0 and <= 1 (a probability) for vgg11_bn",
         ),
         (["model=vgg", "depth=0"], "depth=0: expected a whole number >= 1 (levels of modules), all or auto"),
         (["model=vgg", "depth=deep"], "depth=deep: expected a whole number"),
@@ -230,6 +230,9 @@ def test_format_count(number, text):
         ),
         (["picture=zoo.bmp"], "picture=zoo.bmp: expected a file that ends in .png, .pdf, .svg"),
         (["image_size=64"], "image_size=64: used only with a network or a block"),
+        (["depth=2"], "depth=2: used only with a network; also type model=..."),
+        (["block=residual", "depth=1"], "depth and block=residual cannot be combined: leave one out"),
+        (["model=lenet", "model.args=null"], "model.args=None: expected a group of keys"),
         (["depht=1"], "unknown key 'depht': did you mean depth?"),
         (["data=digits"], "unknown key 'data'"),
         (["optimizer=adamw"], "unknown key 'optimizer'"),

@@ -36,7 +36,7 @@ def test_missing_package_is_one_line_with_the_command(monkeypatch, job, name, ti
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError) as error:
         job("model=lenet", f"logger={name}")
-    assert str(error.value) == f"logger={name}: {title} is not installed; type pip install {name}"
+    assert str(error.value) == f'logger={name}: {title} is not installed; type pip install "cnnzoo[{name}]"'
 
 
 class FakeRun:

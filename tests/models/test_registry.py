@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 
 from cnnzoo.errors import UserError
 from cnnzoo.models import create_model, info, list_models, registry
@@ -32,16 +33,48 @@ def test_list_models() -> None:
         (partial(create_model, "lenet5", stem="huge"), r"unknown stem 'huge': expected one of: native, small"),
         (
             partial(create_model, "alexnet", droput=0.1),
-            r"alexnet has no argument 'droput' \(did you mean dropout\?\): expected dropout$",
+            r"alexnet has no argument 'droput': did you mean dropout\?$",
         ),
         (
             partial(create_model, "lenet5", depths=3),
-            r"lenet5 has no argument 'depths': expected no further arguments",
+            r"lenet5 has no argument 'depths': expected in_channels, num_classes, stem, weights$",
         ),
         (
             partial(create_model, "densenet121", growth=3),
-            r"'growth' \(did you mean growth_rate\?\): expected growth_rate, ",
+            r"densenet121 has no argument 'growth': did you mean growth_rate\?$",
         ),
+        (partial(create_model, "resnet18", pretrained=True), r"no argument 'pretrained': type weights=\"DEFAULT\" for"),
+        (partial(create_model, "resnet18", in_chans=1), r"'in_chans': the number of image channels is in_channels="),
+        (partial(create_model, "resnet18", in_channel=1), r"no argument 'in_channel': did you mean in_channels\?"),
+        (partial(create_model, "resnet18", n_classes=2), r"'n_classes': the number of classes is num_classes="),
+        (partial(create_model, "resnet18", checkpoint_path="x"), r"'checkpoint_path': type weights=\"FILE\""),
+        (partial(create_model, "resnet18", progress=True), r"'progress': a download always shows its progress"),
+        (partial(create_model, "alexnet", drop_rate=0.1), r"'drop_rate': networks with dropout call it dropout="),
+        (partial(create_model, "alexnet", dropout="a"), r"^dropout=a: expected a number >= 0 and <= 1 .* for alexnet"),
+        (partial(create_model, "alexnet", dropout=2), r"^dropout=2: expected a number >= 0 and <= 1 \(a probability\)"),
+        (partial(create_model, "densenet121", growth_rate="a"), r"^densenet121 with growth_rate=a: "),
+        *(
+            (
+                partial(create_model, name, dropout=0.1, stem="small"),
+                rf"^dropout=0.1: {name} has no dropout with the small stem; leave it out, or choose stem=native",
+            )
+            for name in ("alexnet", "alexnet_paper", "vgg11", "zfnet", "zfnet_fig3")
+        ),
+        (partial(create_model, "fractalnet20", columns=99), r"^columns=99: expected a whole number from 1 to 8"),
+        (partial(create_model, 50), r"^name=50: expected the name of a network"),
+        (partial(create_model, "resnet"), r"'resnet': it is a family; its networks are resnet18, resnet34, "),
+        (partial(info, "vgg"), r"'vgg': it is a family; its networks are vgg11, vgg11_bn, "),
+        (partial(list_models, 42), r"^pattern=42: expected a text such as"),
+        (partial(list_models, pretrained="yes"), r"^pretrained=yes: expected None, True or False"),
+        (partial(create_model, "lenet5", weights=True), r"^weights=True: expected a file, or None"),
+        (partial(create_model, "resnet18", num_classes=True), r"^num_classes=True: expected a whole number >= 1"),
+        (partial(create_model, "resnet18", in_channels=None), r"^in_channels=None: expected a whole number >= 1"),
+        (partial(create_model, "resnet18", weights=True), r"^weights=True: expected 'IMAGENET1K_V1', a file, or None"),
+        (
+            partial(create_model, "resnet18", weights=ResNet18_Weights.IMAGENET1K_V1),
+            r"^weights=ResNet18_Weights.IMAGENET1K_V1: expected 'IMAGENET1K_V1', a file, or None",
+        ),
+        (partial(create_model, "resnet18", weights="/"), r"^weights=/: is a directory; type a file \(.pth, "),
         (partial(create_model, "alexnet", num_classes=0), r"num_classes=0: expected a whole number >= 1 for alexnet"),
         (
             partial(create_model, "alexnet", in_channels=1.5),

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +83,8 @@ def test_disk_full_is_one_line_with_the_file():
     message = r"^run/events\.out: cannot be written: No space left on device; .* resume='my run'$"
     with pytest.raises(UserError, match=message), failures_as_user_error(config(run_dir="my run")):
         raise_disk_full()
+    with pytest.raises(UserError, match=r"^/proc/x: cannot be written: "), failures_as_user_error(config()):
+        Path("/proc/x").mkdir()
     with pytest.raises(FileNotFoundError), failures_as_user_error(config()):
         raise FileNotFoundError(errno.ENOENT, "no such file")
 

@@ -156,10 +156,10 @@ def test_stopped_ranks_resume_with_another_launcher(tmp_path):
     with start_process(*COMMANDS["lightning"], *overrides, "run_dir=run", cwd=tmp_path, KILL=kill) as process:
         output = process.communicate(timeout=120)[0]
         assert process.returncode == 128 + signal.SIGTERM, output
-    assert "stopped by SIGTERM after 1 epochs and 30 steps, and saved" in output  # ranks synchronize every ten steps
+    assert "stopped by SIGTERM after 1 epoch and 30 steps, and saved" in output  # ranks synchronize every ten steps
     assert "Traceback" not in output
     output = run_command(*TORCHRUN, "--standalone", TRAIN, "resume=run", cwd=tmp_path)
-    assert output.count("resuming from run/checkpoints/last.ckpt after 1 epochs and 30 steps") == 1
+    assert output.count("resuming from run/checkpoints/last.ckpt after 1 epoch and 30 steps") == 1
     one, other = weights(tmp_path / "unbroken"), weights(tmp_path / "run")
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert_one_writer(tmp_path / "run", CPU[0], starts=2)

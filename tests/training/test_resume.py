@@ -129,8 +129,8 @@ def stopped_run(train):
 def test_signal_in_an_epoch_saves_and_stops(stopped_run):
     process, run = stopped_run
     assert process.returncode == 128 + signal.SIGTERM
-    message = "stopped by SIGTERM after 1 epochs and 27 steps, and saved; python train.py resume=stopped continues"
-    assert message in process.stdout
+    command = f"python {ROOT / 'train.py'} resume=stopped"
+    assert f"stopped by SIGTERM after 1 epoch and 27 steps, and saved; {command} continues" in process.stdout
     assert "Traceback" not in process.stdout + process.stderr
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert (checkpoint["global_step"], checkpoint["DataModule"]["batch"]) == (27, 7)
@@ -141,7 +141,7 @@ def test_signal_in_an_epoch_saves_and_stops(stopped_run):
 def test_signal_in_a_validation_saves_and_stops(train, name, code):
     process, run = train(name, *LENET, *OVERRIDES, f"run_dir={name}", kill=f"{name} on_validation_batch_start 5")
     assert process.returncode == code
-    assert f"stopped by {name} after 1 epochs and 20 steps, and saved" in process.stdout
+    assert f"stopped by {name} after 1 epoch and 20 steps, and saved" in process.stdout
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 20
 
 
@@ -152,7 +152,7 @@ def test_resume_with_overrides_continues_all_logs(train, stopped_run):
     overrides = ("callbacks.checkpoint.every_minutes=5", "test=false")
     process, _ = train("stopped", "run_dir=stopped", "resume=auto", *overrides)
     assert process.returncode == 0, process.stderr
-    assert "resuming from stopped/checkpoints/last.ckpt after 1 epochs and 27 steps" in process.stdout
+    assert "resuming from stopped/checkpoints/last.ckpt after 1 epoch and 27 steps" in process.stdout
     assert {path: path.read_bytes() for path in (run / ".hydra").iterdir()} == before
     (entry,) = yaml.safe_load((run / "resumes.yaml").read_text())
     assert entry["overrides"] == list(overrides)

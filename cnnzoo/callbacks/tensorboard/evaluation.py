@@ -25,7 +25,7 @@ from cnnzoo.callbacks.tensorboard.drawing import (
 )
 from cnnzoo.callbacks.tensorboard.time_budget import TimeBudget
 from cnnzoo.callbacks.tensorboard.writer import add_image, denormalize, summary_writers
-from cnnzoo.checks import check_int
+from cnnzoo.checks import check_int, create_directory
 
 MAX_MATRIX_CLASSES = 30
 """Up to this many classes, the confusion matrix is drawn, and each class has its own curve."""
@@ -113,6 +113,11 @@ class Evaluation(Callback):
         self.time_budget = TimeBudget(max_time_fraction, "callbacks.evaluation.max_time_fraction")
         self._predictions: Predictions | None = None  # None while a validation is not shown
         self._drawing_seconds: float | None = None  # for the latest pictures; None before the first
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Create the directory now: after an epoch, an error would cost its time."""
+        if self.directory is not None and trainer.is_global_zero:
+            create_directory("callbacks.evaluation.directory", self.directory)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.time_budget.start()

@@ -83,7 +83,7 @@ class Graph(Callback):
             try:
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")  # the tracer's warnings, about which a user can do nothing
-                    writer.add_graph(net, batch[0][:1].float())
+                    writer.add_graph(net, batch[0][:1].to(pl_module.dtype))
             except RuntimeError as error:
                 log.info("TensorBoard shows no graph: %s", str(error).splitlines()[0])
             finally:

@@ -60,6 +60,8 @@ class Cache:
         check_number("data.cache.budget", self.budget, above=0, maximum=1, note="(a fraction of the available memory)")
         if self.resize is not None:
             check_int("data.cache.resize", self.resize, minimum=1, note="(the shorter side in pixels), or null")
+        if self.persist is not None and not isinstance(self.persist, str | os.PathLike):
+            raise UserError(f"data.cache.persist={self.persist}: expected the path of a directory, or null")
         for key in ("resize", "persist"):
             if self.mode == "none" and getattr(self, key) is not None:
                 raise UserError(

@@ -157,6 +157,8 @@ class CacheFiller:
 
     def _read_file(self, path: str) -> memoryview:
         """Read a file into this thread's buffer."""
+        if not hasattr(os, "readv"):  # Windows
+            return memoryview(read_file(path))
         buffer: bytearray = getattr(self._thread_local, "buffer", None) or bytearray(READ_BUFFER_BYTES)
         file, size = os.open(path, os.O_RDONLY), 0
         try:

@@ -55,6 +55,9 @@ class SharedBuffer:
 
     def write(self, data: memoryview, start: int) -> None:
         """Write `data` at offset `start`; with pwrite, because a mapped page would first be zeroed by the kernel."""
+        if not hasattr(os, "pwrite"):  # Windows
+            self.view[start : start + len(data)] = data
+            return
         while len(data):
             written = os.pwrite(self._file, data, start)
             data, start = data[written:], start + written
@@ -67,7 +70,8 @@ class SharedBuffer:
         offset = -(-self.used // 8) * 8  # aligned to 8 bytes
         for name, index in indices.items():
             offsets[name] = offset
-            offset += os.pwrite(self._file, index.tobytes(), offset)
+            os.lseek(self._file, offset, os.SEEK_SET)
+            offset += os.write(self._file, index.tobytes())
         return offsets
 
     def __del__(self) -> None:
@@ -75,7 +79,10 @@ class SharedBuffer:
         with contextlib.suppress(OSError, AttributeError):
             os.close(self._file)
         if self._temporary_file is not None:
-            self._temporary_file.unlink(missing_ok=True)
+            with contextlib.suppress(BufferError):
+                self.view.release()
+            with contextlib.suppress(OSError):  # Windows does not delete a file that is still mapped
+                self._temporary_file.unlink(missing_ok=True)
 
 
 class ImageStore:
@@ -91,10 +98,11 @@ class ImageStore:
         self, path: str, index_offset: int, count: int, channels: int | None, buffer: SharedBuffer | None = None
     ) -> None:
         self.location = path, index_offset, count, channels
-        self.channels, self._buffer = channels, buffer
+        self.channels = channels
         self._mapping = _map_file(path)
         self.index = np.frombuffer(self._mapping, ENTRY_DTYPE, count, index_offset)
         self._view = memoryview(self._mapping)
+        self._buffer = buffer  # set last, so that it is freed after the mapping, as Windows needs
 
     def __reduce__(self) -> tuple[object, ...]:
         return ImageStore, self.location

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 from cnnzoo.errors import UserError
 
 DOWNLOAD_TIMEOUT_SECONDS = 30  # a download fails after this long without a byte
+MAX_REASON = 60  # characters of a library's error in ours
 
 log = logging.getLogger(__name__)
 
@@ -57,24 +59,28 @@ def ensure_downloaded(dataset: Downloadable, root: str | None) -> Path:
     final location and then moved there. An archive that is already where torchvision would put it is unpacked instead
     of downloaded. Raises UserError, with the steps to do it by hand, if the download fails.
     """
-    target = Path(root).expanduser().absolute() if root else default_root()
+    target = Path(str(root)).expanduser().absolute() if root else default_root()
     if target.name == dataset.folder and dataset.is_present(target.parent):
         return target.parent
     if dataset.is_present(target):
         return target
     try:
         target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if target.is_file() else error.strerror
+        raise UserError(
+            f"data={dataset.name}: the directory {target} cannot be created: {reason}; type data.root=<another one>"
+        ) from error
+    try:
         with _download_lock(dataset, target):
             if not dataset.is_present(target):  # another process may have downloaded it meanwhile
                 _download(dataset, target)
     except (OSError, RuntimeError, HTTPException) as error:
         url, archives = dataset.archives()
-        files = [target / archive for archive in archives]
-        names = ", ".join(file.name for file in files)
-        reason = " ".join(str(error).split()) or type(error).__name__
+        files = url if len(archives) == 1 else f"the {len(archives)} files of {url}"
         raise UserError(
-            f"data={dataset.name}: not found in {target}, and the download from {url} failed: {reason}; "
-            f"put {names} into {files[0].parent}, or type data.root=<directory that contains {dataset.folder}>"
+            f"data={dataset.name}: the download failed ({_reason(error)}); put {files} into "
+            f"{(target / next(iter(archives))).parent}, or type data.root=<directory with {dataset.folder}/>"
         ) from error
     return target
 
@@ -88,6 +94,12 @@ def has_md5(file: Path, md5: str) -> bool:
         while block := blocks.read(2**20):
             digest.update(block)
     return digest.hexdigest() == md5
+
+
+def _reason(error: Exception) -> str:
+    """The last line of the error, which is that of the last mirror, without urllib's brackets."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^<urlopen error (?:\[Errno -?\d+\] )?(.*)>$", r"\1", lines[-1])[:MAX_REASON]
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class ImageFolder:
 
 
 def _existing_dir(root: str) -> Path:
-    path = Path(root).expanduser().absolute()
+    path = Path(str(root)).expanduser().absolute()  # data.root=2024 is a number
     if path.is_dir():
         return path
     if path.exists():

@@ -131,6 +131,8 @@ class ProcessPool:
     alternate: workers and training take turns: each worker builds one batch, then waits until all these batches have
         been taken. When training runs on the CPU, a busy worker delays one of torch's threads, and all its other
         threads wait for that one. This costs more time than workers that wait.
+
+    Raises UserError if a worker cannot be started.
     """
 
     def __init__(self, builder: BatchBuilder, workers: int, batch_size: int, *, alternate: bool = False) -> None:
@@ -145,23 +147,32 @@ class ProcessPool:
         self._in_flight: list[set[int]] = [set() for _ in range(workers)]  # request ids that each worker works on
         self._connections: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
-        context = multiprocessing.get_context()
-        forks = context.get_start_method() == "fork"
-        for number in range(workers):
-            connection, worker_connection = context.Pipe()
-            self._connections.append(connection)
-            inherited = [*self._connections] if forks else []
-            process = context.Process(
-                target=_worker_main,
-                args=(worker_connection, builder, self._memory.path, self.layout, inherited),
-                name=f"cnnzoo-loader-{number}",
-                daemon=True,
-            )
-            process.start()
-            worker_connection.close()
-            self._processes.append(process)
+        try:
+            for number in range(workers):
+                self._start_worker(number, builder)
+        except OSError as error:
+            self.close()  # the exit would wait for the workers that have started
+            raise UserError(
+                f"loader.workers={workers}: worker {number + 1} cannot be started: {error.strerror}; type a smaller "
+                "loader.workers or loader.kind=threads, or raise the limit (ulimit -a lists the limits)"
+            ) from error
         # Runs before multiprocessing's exit handler, whose SIGTERM the workers ignore.
         Finalize(self, _stop_workers, (self._connections, self._processes), exitpriority=10)
+
+    def _start_worker(self, number: int, builder: BatchBuilder) -> None:
+        context = multiprocessing.get_context()
+        connection, worker_connection = context.Pipe()
+        self._connections.append(connection)
+        inherited = [*self._connections] if context.get_start_method() == "fork" else []
+        process = context.Process(
+            target=_worker_main,
+            args=(worker_connection, builder, self._memory.path, self.layout, inherited),
+            name=f"cnnzoo-loader-{number}",
+            daemon=True,
+        )
+        process.start()
+        worker_connection.close()
+        self._processes.append(process)
 
     def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
         remaining = iter(requests)

@@ -9,21 +9,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cnnzoo.checks import check_choice, check_int
 from cnnzoo.data.transforms.augment import Augment
-from cnnzoo.data.transforms.decode import convert_channels, decode_file, pil_to_array
+from cnnzoo.data.transforms.decode import convert_channels, decode_file, error_reason, pil_to_array
 from cnnzoo.data.transforms.geometry import augment_batch
+from cnnzoo.errors import UserError
 
 
 class Preprocess:
     """Converts an image to a network's input, float32 (channels, image_size, image_size), as evaluation does.
 
     The image is a path, a Pillow image, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3). The arguments are the values
-    that a checkpoint stores; `DataModule.preprocess` returns them.
+    that a checkpoint stores; `DataModule.preprocess` returns them. Raises UserError for values out of range.
     """
 
     def __init__(
         self, image_size: int, eval_resize: float, channels: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
+        check_int("image_size", image_size, minimum=1)
+        check_choice("channels", channels, (1, 3), note="(1 is grey, 3 is RGB)")
         self.image_size, self.eval_resize, self.channels = image_size, eval_resize, channels
         self.mean, self.std = tuple(mean), tuple(std)
         self._augment = Augment(eval_resize=eval_resize)
@@ -31,7 +35,7 @@ class Preprocess:
     def __call__(self, image: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]) -> Tensor:
         """The input for one image.
 
-        Raises the decoder's exceptions for a file, and ValueError for an array of another type or shape.
+        Raises UserError for a file that cannot be decoded, and for a value of another type or shape.
         """
         pixels = self._to_pixels(image)
         params = self._augment.eval_params(np.array([pixels.shape[:2]], np.int64), self.image_size)
@@ -47,10 +51,17 @@ class Preprocess:
         """uint8 (H, W, channels)."""
         if isinstance(image, Image.Image):
             return pil_to_array(image, self.channels)
+        if isinstance(image, str | os.PathLike):
+            try:
+                return decode_file(os.fspath(image), self.channels)
+            except Exception as error:  # the decoders raise various exceptions
+                raise UserError(f"{os.fspath(image)}: {error_reason(error)}") from error
         if not isinstance(image, np.ndarray):
-            return decode_file(os.fspath(image), self.channels)
+            raise UserError(
+                f"expected the path of an image, a Pillow image, or NumPy's uint8 pixels, not {type(image).__name__}"
+            )
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-            raise ValueError(f"pixels must be uint8 (H, W), (H, W, 1) or (H, W, 3), not {image.dtype} {image.shape}")
+            raise UserError(f"pixels must be uint8 (H, W), (H, W, 1) or (H, W, 3), not {image.dtype} {image.shape}")
         return convert_channels(image.reshape(*image.shape[:2], -1), self.channels)
 
 

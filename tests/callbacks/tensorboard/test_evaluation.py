@@ -252,6 +252,17 @@ def test_evaluation_bad_option_raises(option):
         Evaluation(**option)
 
 
+def test_evaluation_directory_is_created_before_training(tmp_path):
+    trainer = SimpleNamespace(is_global_zero=True)
+    Evaluation(directory=str(tmp_path / "new")).setup(trainer, None, "fit")
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"^callbacks\.evaluation\.directory=.*/file/x: the directory cannot be created"
+    ):
+        Evaluation(directory=str(tmp_path / "file/x")).setup(trainer, None, "fit")
+
+
 def test_predictions_gather_merges_unequal_ranks(tmp_path):
     """Two processes with gloo: rank 0 has 3 batches, rank 1 has 1."""
     code = textwrap.dedent(

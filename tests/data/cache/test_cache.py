@@ -244,6 +244,10 @@ def test_full_disk_is_not_reported_as_a_bad_file(split, tmp_path, monkeypatch, m
         ({"resize": 1.5}, "data.cache.resize=1.5: expected a whole number >= 1 (the shorter side in pixels)"),
         ({"mode": "none", "resize": 64}, "data.cache.resize=64: has no effect with data.cache.mode=none; type another"),
         (
+            {"persist": True},
+            "data.cache.persist=True: expected the path of a directory, or null",
+        ),
+        (
             {"mode": "none", "persist": "x"},
             "data.cache.persist=x: has no effect with data.cache.mode=none; type another",
         ),

@@ -78,7 +78,7 @@ def test_digits_splits_depend_on_split_seed():
 
 @pytest.mark.parametrize("source", [Digits, Synthetic])
 def test_root_is_an_error(source):
-    with pytest.raises(UserError, match=r"data.root=/somewhere: .*takes no root"):
+    with pytest.raises(UserError, match=r"data.root=/somewhere: .*reads no files; .* type data=folder$"):
         source(root="/somewhere")
 
 

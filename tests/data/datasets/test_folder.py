@@ -201,3 +201,11 @@ def test_missing_root_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: is a file; expected a directory"):
         ImageFolder(f"{tmp_path}/file")
+
+
+def test_root_that_is_a_number_is_a_name(tree, monkeypatch):
+    """Hydra reads data.root=2024 as a number."""
+    root = tree({"a": 3, "b": 3})
+    root.rename(root.with_name("2024"))
+    monkeypatch.chdir(root.parent)
+    assert ImageFolder(2024).classes == ("a", "b")

@@ -323,5 +323,27 @@ def test_normalize_equals_formula():
 
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)])
 def test_preprocess_invalid_pixels_raise(pixels):
-    with pytest.raises(ValueError, match="pixels must be uint8"):
+    with pytest.raises(UserError, match="pixels must be uint8"):
         Preprocess(16, 1.0, 3, (0,) * 3, (1,) * 3)(pixels)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("notes.txt", r"^notes\.txt: not an image, or in a format that Pillow does not support$"),
+        ("gone.png", r"^gone\.png: No such file or directory$"),
+        (5, r"^expected the path of an image, .* uint8 pixels, not int$"),
+        (torch.zeros(3, 4, 4), r"uint8 pixels, not Tensor$"),
+    ],
+)
+def test_preprocess_other_values_are_an_error(image, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("a file")
+    with pytest.raises(UserError, match=message):
+        Preprocess(16, 1.0, 3, (0,) * 3, (1,) * 3)(image)
+
+
+@pytest.mark.parametrize(("size", "channels", "message"), [(0, 3, "^image_size=0: "), (8, 2, "^channels=2: ")])
+def test_preprocess_values_out_of_range_are_an_error(size, channels, message):
+    with pytest.raises(UserError, match=message):
+        Preprocess(size, 1.0, channels, (0,) * 3, (1,) * 3)

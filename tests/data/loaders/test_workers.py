@@ -1,5 +1,7 @@
 """Worker processes: batches in shared memory, and the end of workers and of their parent."""
 
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -75,6 +77,24 @@ def test_worker_exits_when_its_connection_closes(make_loader, files):
     first.join(10)
     assert first.exitcode == 0
     assert second.is_alive()
+
+
+def test_worker_that_cannot_start_is_an_error(make_loader, files, monkeypatch):
+    start, started = multiprocessing.Process.start, []
+
+    def start_one(process):
+        if started:
+            raise OSError(errno.EMFILE, "Too many open files")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.context.Process, "start", start_one)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_one)
+    loader = make_loader(files, workers=2, kind="processes")
+    with pytest.raises(UserError, match=r"^loader\.workers=2: worker 2 cannot be started: Too many open files; type a"):
+        next(iter(loader))
+    started[0].join(10)
+    assert started[0].exitcode == 0
 
 
 def test_killed_worker_raises_and_loader_restarts(make_loader, files):

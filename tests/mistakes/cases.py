@@ -1,0 +1,27 @@
+"""All cases, in the order of their files."""
+
+from tests.mistakes import (
+    cases_calls,
+    cases_data,
+    cases_environment,
+    cases_groups,
+    cases_jobs,
+    cases_keys,
+    cases_options,
+    cases_values,
+)
+
+CASES = [
+    case
+    for module in (
+        cases_groups,
+        cases_keys,
+        cases_options,
+        cases_values,
+        cases_data,
+        cases_jobs,
+        cases_calls,
+        cases_environment,
+    )
+    for case in module.CASES
+]

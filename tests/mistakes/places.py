@@ -1,0 +1,92 @@
+"""The files that the cases name: folders of images, runs, weights, configurations. Each case gets its own directory."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SHORT = ("model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer=cpu")
+WRITABLE = ("run", "unfinished", "sweep")
+"""Places that a command may write to: each case gets a copy."""
+STAGES = Path(__file__).with_name("stages")
+"""A directory with a `sitecustomize` that sends a signal; see `Case.signal`."""
+
+
+def create_files(directory: Path) -> None:
+    """Create the places that need no run in `directory`."""
+    directory.mkdir(parents=True)
+    classes = {"red": (200, 30, 30), "blue": (30, 30, 200)}
+    for name, count in {"flowers": 40, "few": 23, "three": 2, "one_class": 20, "corrupt": 20}.items():
+        for label, color in list(classes.items())[: 1 if name == "one_class" else 2]:
+            _write_images(directory / name / label, color, count)
+    (directory / "three/blue/1.png").unlink()
+    (directory / "corrupt/red/3.png").write_bytes(b"no image")
+    _write_images(directory / "flat", (90, 90, 90), 5)
+    for label in classes:
+        (directory / "not_images" / label).mkdir(parents=True)
+        (directory / "not_images" / label / "notes.txt").write_text("no image")
+    (directory / "empty").mkdir()
+    (directory / "notes.txt").write_text("a file\n")
+
+    (directory / "garbage.pth").write_bytes(b"no weights " * 100)
+    (directory / "empty.pth").write_bytes(b"")
+    (directory / "pickled.pth").write_bytes(pickle.dumps(_Unsafe()))
+    for where, text in {
+        "mine/experiment/mine.yaml": "# @package _global_\n# Mine\ndefaults:\n  - override /model: lenet\nseed: 5\n",
+        "mine/experiment/typo.yaml": "# @package _global_\n# Mine\ntrainer:\n  max_epoch: 5\n",
+        "mine/experiment/bad.yaml": "# @package _global_\n# Mine\ntrainer: [1, {\n",
+        "mine/optimizer/rmsprop.yaml": "# RMSprop\n_target_: torch.optim.RMSprop\n_partial_: true\nlr: 0.001\n",
+    }.items():
+        (directory / where).parent.mkdir(parents=True, exist_ok=True)
+        (directory / where).write_text(text)
+
+
+def create_runs(root: Path, directory: Path) -> None:
+    """Create the runs and the weights; `root` is the checkout whose jobs write them."""
+
+    def job(*command: str, **variables: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"{STAGES}{os.pathsep}{root}", **variables}
+        subprocess.run([sys.executable, *command], cwd=directory, env=environment, capture_output=True, timeout=300)
+
+    stop = "SIGTERM cnnzoo.training.classifier Classifier.training_step"
+    job(str(root / "train.py"), *SHORT, "run_dir=run")
+    job(str(root / "train.py"), *SHORT[:1], "run_dir=unfinished", MISTAKES_SIGNAL=stop)
+    job(str(root / "train.py"), "-m", *SHORT, "seed=0,1", "run_dir=sweep")
+    job("-c", "import cnnzoo, torch; torch.save(cnnzoo.create_model('resnet20').state_dict(), 'resnet20.pth')")
+    missing = [name for name in (*WRITABLE, "resnet20.pth") if not (directory / name).exists()]
+    assert not missing, f"{missing} could not be created"
+
+
+def enter_places(places: Path, cwd: Path, typed: str) -> None:
+    """Link, or copy if it is writable, each place that `typed` names into the new directory `cwd`."""
+    cwd.mkdir(parents=True)
+    for place in places.iterdir():
+        if not re.search(rf"(?<!\w){re.escape(place.name)}(?!\w)", typed):
+            continue
+        if place.name in WRITABLE:
+            shutil.copytree(place, cwd / place.name)
+        else:
+            (cwd / place.name).symlink_to(place)
+
+
+def _write_images(folder: Path, color: tuple[int, int, int], count: int) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        pixels = np.clip(np.array(color) + rng.integers(-30, 30, (36, 40, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+class _Unsafe:
+    """An object that runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch unpickled",)
