@@ -3,7 +3,7 @@
 `python benchmark.py --help` lists examples and keys. The code is in `cnnzoo/jobs/benchmark.py`.
 """
 
-from cnnzoo.jobs import benchmark
+from cnnzoo import jobs
 
 if __name__ == "__main__":
-    benchmark.run()
+    jobs.run("benchmark")

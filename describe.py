@@ -3,7 +3,7 @@
 `python describe.py --help` lists examples and keys. The code is in `cnnzoo/jobs/describe.py`.
 """
 
-from cnnzoo.jobs import describe
+from cnnzoo import jobs
 
 if __name__ == "__main__":
-    describe.run()
+    jobs.run("describe")

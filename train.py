@@ -3,7 +3,7 @@
 `python train.py --help` lists examples and keys. The code is in `cnnzoo/jobs/train.py`.
 """
 
-from cnnzoo.jobs import train
+from cnnzoo import jobs
 
 if __name__ == "__main__":
-    train.run()
+    jobs.run("train")

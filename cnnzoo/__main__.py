@@ -8,10 +8,15 @@ from cnnzoo import __version__
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.jobs import JOBS
 from cnnzoo.runtime.command import job_command, record_command
+from cnnzoo.runtime.interrupts import exit_at_sigint
+from cnnzoo.runtime.stdout import exit_at_stdout_error, prepare_streams
 
 
+@exit_at_stdout_error()
 def main() -> None:
     """Run the job that the first argument names, with the other arguments."""
+    exit_at_sigint()
+    prepare_streams()
     job, *arguments = sys.argv[1:] or ["--help"]
     record_command(job)
     if job in ("--help", "-h", "help"):

@@ -20,6 +20,7 @@ from cnnzoo.data.loaders.workers import PREFETCH_FACTOR
 from cnnzoo.data.split import Source, Split
 from cnnzoo.errors import UserError
 from cnnzoo.runtime.formatting import plural
+from cnnzoo.runtime.interrupts import is_interrupt
 from cnnzoo.training.classifier import Classifier
 
 WARMUP_STEPS = 3  # training steps before the clock starts, in which libraries choose their algorithms
@@ -146,6 +147,10 @@ def measure_training(
     stopwatch = Stopwatch(seconds)
     try:
         make_trainer(stopwatch).fit(classifier, datamodule=data)
+    except SystemExit as error:
+        if is_interrupt(error):
+            raise KeyboardInterrupt from None
+        raise
     finally:
         data.teardown()  # Lightning does not call it after an exception
     if stopwatch.rate is None:

@@ -31,7 +31,9 @@ from cnnzoo.cli.validate import error_line, prepare
 from cnnzoo.errors import UserError
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.command import config_options, record_command
-from cnnzoo.runtime.stdout import exit_at_broken_pipe, replace_closed_streams
+from cnnzoo.runtime.files import check_current_directory, check_utf8
+from cnnzoo.runtime.interrupts import raise_at_sigint
+from cnnzoo.runtime.stdout import exit_at_stdout_error, prepare_streams
 
 __all__ = ["CONF", "ConfigTree", "instantiate", "prepare", "run", "was_typed"]
 
@@ -41,6 +43,7 @@ LIBRARY_LOG_LEVELS = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
 log = logging.getLogger(__name__)
 
 
+@exit_at_stdout_error()
 def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str) -> None:
     """Run a job as `hydra.main` does, after checking and completing the command line.
 
@@ -50,15 +53,17 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
 
     A UserError is printed on one line, and the exit code is 1. In a multirun, the other jobs still run.
     """
-    replace_closed_streams()
+    prepare_streams()
     finished = distributed.exit_with_parent()
     record_command(job)
     command = list(sys.argv)
     try:
+        check_current_directory()
+        for argument in command:
+            check_utf8(argument)
         argv = sort_arguments(distributed.strip_lightning_overrides(command[1:]))
         argv, run_dir = expand_resume(argv) if job == "train" else (argv, None)
-        with exit_at_broken_pipe():
-            argv, dropped = prepare(argv, job=job, help_text=help_text)
+        argv, dropped = prepare(argv, job=job, help_text=help_text)
         resumed_cfg = None if run_dir is None else resumed_config(run_dir, argv, job)
     except UserError as error:
         _exit_with_error(error)
@@ -73,7 +78,7 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
         print(f"sweep  {sweep_dir}", flush=True)
     failures = list(dropped)
 
-    @exit_at_broken_pipe()
+    @exit_at_stdout_error()
     def task(cfg: DictConfig) -> float | None:
         settings = HydraConfig.get()
         is_multirun = settings.mode == RunMode.MULTIRUN
@@ -100,6 +105,7 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
     task.__module__ = f"cnnzoo.jobs.{job}"
     complete = False
     try:
+        raise_at_sigint()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=job)(task)()
         complete = True
     except KeyboardInterrupt:

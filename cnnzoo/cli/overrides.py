@@ -42,7 +42,8 @@ def quote(key: str, value: str) -> str:
 def quote_path(override: str) -> str:
     """`data.root=~/a b,c` -> `data.root='/home/me/a b,c'`; overrides of other keys are returned unchanged.
 
-    Hydra's grammar rejects some characters of paths, and takes a comma for a list of values.
+    Hydra's grammar rejects some characters of paths, and takes a comma for a list of values. Raises UserError for a
+    `~user` who does not exist.
     """
     match = re.fullmatch(r"(\+{0,2})([\w.]+)=(.+)", override, flags=re.DOTALL)
     if match is None or match[2] not in PATH_KEYS:
@@ -51,7 +52,10 @@ def quote_path(override: str) -> str:
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if is_quoted or value == "null" or re.match(r"(choice|glob)\(", value):
         return override
-    return quote(plus + key, os.path.expanduser(value))
+    path = os.path.expanduser(value)
+    if path.startswith("~"):
+        raise UserError(f"{override}: there is no home directory {path.split('/')[0]}; type the whole path")
+    return quote(plus + key, path)
 
 
 def path_value(override: str) -> str:

@@ -1,11 +1,13 @@
 """The run directory before and after a run: whether it can be used, and removing it if the run did not start."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from cnnzoo.errors import UserError
+
+MIN_FREE_BYTES = 64_000
+"""Space for the configuration and the start of train.log; Hydra would print a traceback if it could not write them."""
 
 
 def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
@@ -17,7 +19,8 @@ def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
     if not existing.is_dir():
         raise UserError(f"run_dir={run_dir}: {existing} is a file, not a directory")
     try:
-        os.rmdir(tempfile.mkdtemp(dir=existing))  # permissions alone do not tell, for example in /proc
+        with tempfile.TemporaryFile(dir=existing) as file:  # permissions alone do not tell, for example in /proc
+            file.write(bytes(MIN_FREE_BYTES))
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: {existing} is not writable ({error.strerror}); choose another") from error
     finished = (run_dir / "metrics.json").exists()

@@ -21,6 +21,7 @@ from cnnzoo.cli.suggestions import CHOICE_HABITS, did_you_mean
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.command import job_command
+from cnnzoo.runtime.files import check_utf8
 
 OPEN_GROUPS = (
     "model.args",
@@ -64,6 +65,7 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
     checks = _Checks(tree, job, multirun=args.multirun)
     overrides = [override for line in args.overrides if (override := checks.replace_null(parse_override(line)))]
     argv = [*argv[: len(argv) - len(args.overrides)], *(str(override.input_line) for override in overrides)]
+    sweeps: list[Override] = []  # those with several values, without the values that do not exist
     first_job, dropped = [], []  # the overrides of the sweep's first job; those of the only job without a sweep
     for override in overrides:
         if not override.is_sweep_override() or (args.multirun and not override.is_discrete_sweep()):
@@ -74,7 +76,9 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
             raise UserError(f"{override.input_line}: several values need a multirun; add -m")
         valid, errors = checks.split_sweep_values(override)
         dropped += errors
-        argv[argv.index(str(override.input_line))] = f"{override.get_key_element()}={','.join(valid)}"
+        remaining = parse_override(f"{override.get_key_element()}={','.join(valid)}")
+        argv[argv.index(str(override.input_line))] = str(remaining.input_line)
+        sweeps.append(remaining)
         first_job.append(parse_override(f"{override.get_key_element()}={valid[0]}"))
     sweepers = [override for override in overrides if override.key_or_group == "sweep" and override.value()]
     if sweepers and not args.multirun and "hydra.mode=RUN" not in argv:  # that is how one job of a sweep is started
@@ -83,7 +87,7 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
     if args.multirun and not _has_sweep(overrides, cfg):
         raise UserError("-m: no key has several values; type for example model=lenet,resnet, or leave -m out")
     keys = {override.key_or_group for override in overrides}
-    _check_families(overrides, cfg)
+    _check_families([*first_job, *sweeps], cfg)
     if args.cfg == "job" and args.package and OmegaConf.select(cfg, args.package) is None:
         raise UserError(
             f"--package={args.package}: the configuration has no such part; for example: --package optimizer"
@@ -93,6 +97,7 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
             raise UserError("run_dir: expected a directory; leave it out for runs/<data>/<network>/<date and time>")
         if "hydra.run.dir" in keys and not keys & {"resume", "hydra.mode"}:
             raise UserError(f"hydra.run.dir={cfg.hydra.run.dir}: type run_dir={cfg.hydra.run.dir}")
+        check_utf8(str(Path(cfg.run_dir).absolute()))
         if keys & {"run_dir", "hydra.sweep.dir"} and not args.cfg and distributed.is_rank_zero():
             check_run_dir(Path(cfg.run_dir if "run_dir" in keys else cfg.hydra.sweep.dir), multirun=args.multirun)
         argv = _set_sweep_dir(argv, cfg, keys) if args.multirun else _set_run_dir(argv, cfg, keys)
@@ -102,13 +107,12 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
 def _check_families(overrides: list[Override], cfg: DictConfig) -> None:
     """Raise UserError for a sweep in which a network would meet another family than its own."""
     sweeps = {override.key_or_group: override for override in overrides if override.is_discrete_sweep()}
-    names = sweeps.get("model.name")
     if "model" in sweeps and "model.name" in {override.key_or_group for override in overrides}:
         raise UserError(
             f"{sweeps['model'].input_line}: model.name is a network of one family; leave it out, or try only names: "
             "-m model=resnet model.name=A,B"
         )
-    for name in () if names is None else names.sweep_string_iterator():
+    for name in sweeps["model.name"].sweep_string_iterator() if "model.name" in sweeps else ():
         check_model_name(DictConfig({"family": cfg.model.family, "name": name}))
 
 
@@ -213,6 +217,8 @@ class _Checks:
         valid, errors = [], []
         for value in override.sweep_string_iterator():
             try:
+                if override.key_or_group == "model.name" and value not in FAMILIES:
+                    raise unknown("model", value, FAMILIES)
                 self.check_choice(parse_override(f"{override.get_key_element()}={value}"))
                 valid.append(value)
             except UserError as error:

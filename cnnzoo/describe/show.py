@@ -14,6 +14,7 @@ from cnnzoo.describe.tables import LEGEND, layer_rows, layer_table, make_console
 from cnnzoo.describe.trace import Layer, trace_layers
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.models import Info, create_model, info, list_models
+from cnnzoo.models.factory import config_overrides
 from cnnzoo.models.input_spec import resolve_input
 from cnnzoo.runtime.command import job_command
 
@@ -181,7 +182,7 @@ def _build(cfg: DictConfig, facts: Info) -> tuple[nn.Module, str, tuple[int, int
             num_classes=cfg.model.num_classes,
             in_channels=input_spec.channels,
             stem=input_spec.stem,
-            **{str(name): value for name, value in args.items()},
+            **config_overrides(args),
         )
     return net, input_spec.stem, (input_spec.channels, input_spec.image_size, input_spec.image_size)
 

@@ -3,4 +3,19 @@
 A module's docstring is the help text of its job; `python -m cnnzoo.jobs.train` runs it.
 """
 
+import sys
+from importlib import import_module
+
+from cnnzoo.runtime.interrupts import exit_at_sigint
+
 JOBS = ("train", "describe", "benchmark")
+
+
+def run(job: str) -> None:
+    """Run a job with the arguments of the command line; Ctrl-C ends it without a traceback from here on."""
+    exit_at_sigint()
+    import_module(f"cnnzoo.jobs.{job}").run()
+
+
+if sys.argv[:1] == ["-m"]:  # `python -m cnnzoo.jobs.train`, which starts ranks and jobs of sweeps, imports this first
+    exit_at_sigint()

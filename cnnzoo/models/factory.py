@@ -26,6 +26,8 @@ OTHER_LIBRARIES = {
     "drop_rate": "networks with dropout call it dropout=...",
 }
 """Arguments of torchvision and timm, and what to type instead."""
+CONFIG_KEYS = ("name", "num_classes", "stem", "weights")
+"""Arguments of `create_model` that are keys of `model` in a configuration."""
 
 
 def create_model(
@@ -93,6 +95,16 @@ def create_model(
         num_classes=arguments["num_classes"],
     )
     return net
+
+
+def config_overrides(args: Mapping[Any, Any]) -> dict[str, Any]:
+    """`model.args` of a configuration as `overrides` of `create_model`; `UserError` for its other arguments."""
+    for name, value in args.items():
+        if name in CONFIG_KEYS:
+            raise UserError(f"model.args.{name}={_shorten(value)}: type model.{name}={_shorten(value)} instead")
+        if name == "in_channels":
+            raise UserError(f"model.args.in_channels={_shorten(value)}: the input determines it; leave it out")
+    return {str(name): value for name, value in args.items()}
 
 
 def _build(entry: ModelEntry, arguments: dict[str, Any], overrides: Iterable[str]) -> nn.Module:

@@ -44,10 +44,27 @@ class ConsoleHandler(logging.StreamHandler):
         return sys.stdout
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            discard_stdout()  # training continues; train.log has the messages
-        else:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
             super().handleError(record)
+            return
+        discard_stdout()  # training continues; train.log has the messages
+        if not isinstance(error, BrokenPipeError):
+            print(f"warning: stdout: cannot be written: {error.strerror}; its output is lost", file=sys.stderr)
+
+
+class LogFileHandler(logging.FileHandler):
+    """A file handler that prints one line, instead of a traceback for each record, if the file cannot be written."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            print(f"warning: {self.baseFilename}: cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def _filter_by_rank(record: logging.LogRecord) -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from cnnzoo.errors import UserError
+
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w", *, fsync: bool = False, **open_options: Any) -> Iterator[IO[Any]]:
@@ -42,6 +44,24 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write `values` as indented JSON, atomically."""
     with atomic_write(path) as file:
         file.write(json.dumps(values, indent=2) + "\n")
+
+
+def check_current_directory() -> None:
+    """Raise UserError if the current directory was removed: relative paths and Hydra need it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current directory no longer exists; change to another one, for example: cd") from error
+
+
+def check_utf8(text: str) -> None:
+    """Raise UserError if a path or argument cannot be written to the UTF-8 files of a run."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{text!a}: is not UTF-8 text; use other characters, or set PYTHONUTF8=1 if the locale is the reason"
+        ) from error
 
 
 def display_path(path: Path) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import display_path
+from cnnzoo.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -90,9 +91,7 @@ def handle_signals(trainer: "Trainer", run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning turns a KeyboardInterrupt into a SystemExit.
-        interrupt = error.__context__ if isinstance(error, SystemExit) else error
-        if not isinstance(interrupt, KeyboardInterrupt):
+        if not is_interrupt(error):
             raise
         number = handler.received or signal.SIGINT
         saved = any((run_dir / "checkpoints").glob("*.ckpt"))

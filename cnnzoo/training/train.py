@@ -23,6 +23,7 @@ from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.loggers.remote import finish_wandb
 from cnnzoo.models import create_model, info
+from cnnzoo.models.factory import config_overrides
 from cnnzoo.models.input_spec import InputSpec, resolve_input
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.failures import failures_as_user_error
@@ -105,7 +106,7 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
         in_channels=input_spec.channels,
         weights=cfg.weights,
         stem=input_spec.stem,
-        **{str(name): value for name, value in args.items()},
+        **config_overrides(args),
     )
     return net, input_spec
 

@@ -1,5 +1,6 @@
 """The measurements: sampled sources, repeated samplers, the held batch, and the rates of loaders and training."""
 
+import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -167,6 +168,16 @@ def test_stopwatch_measures_rate_and_data_wait(pixels, classifier, monkeypatch):
     assert stopwatch.steps == measure.WARMUP_STEPS + measure.MIN_STEPS
     # The clock is read at the start, at the last step, and after the device has finished: 8 s.
     assert (stopwatch.rate, stopwatch.data_wait) == (measure.MIN_STEPS * 4 / 8, measure.MIN_STEPS / 8)
+
+
+def test_measure_training_interrupted_raises_it(pixels, classifier, monkeypatch):
+    class Interrupt(pl.Callback):
+        def on_train_batch_end(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # Lightning would ignore SIGINT from then on
+    with pytest.raises(KeyboardInterrupt):
+        measure_training(pixels, classifier, lambda *callbacks: make_trainer(*callbacks, Interrupt()), 1)
 
 
 def test_measure_training_that_ends_early_is_an_error(pixels, classifier):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 
 import hydra
 import pytest
@@ -85,6 +86,18 @@ def test_path_is_taken_literally(path):
 
 def test_path_home_is_expanded():
     assert compose("data=folder", "data.root=~/flowers, red").data.root == os.path.expanduser("~/flowers, red")
+
+
+def test_path_in_home_of_unknown_user_is_reported():
+    with pytest.raises(UserError, match=r"^data.root=~nosuchuser/x: there is no home directory ~nosuchuser; "):
+        prepare("data=folder", "data.root=~nosuchuser/x")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_full_disk_is_reported_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))
+    with pytest.raises(UserError, match=r"^run_dir=.*/run: .* is not writable \(No space left on device\); choose"):
+        prepare("model=lenet", f"run_dir={tmp_path}/run")
 
 
 def test_quoted_path_is_unchanged():

@@ -3,7 +3,6 @@
 import multiprocessing
 from functools import partial
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -177,49 +176,6 @@ def test_preprocess_equals_evaluation():
     assert values == {"image_size": 16, "eval_resize": 1.25, "channels": 1, "mean": [0.3059], "std": [0.3761]}
     batch, _ = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     assert torch.equal(data.preprocessor()(data.split("val").pixels[0]), batch[0])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "data.batch_size=0: expected a whole number >= 1"),
-        ({"batch_size": 1.5}, "data.batch_size=1.5"),
-        ({"image_size": 0}, "data.image_size=0"),
-        ({"image_size": "big"}, "data.image_size=big"),
-        ({"channels": 2}, "data.channels=2: expected 1 or 3"),
-        ({"split_seed": -1}, "data.split_seed=-1"),
-        ({"root": "/x"}, "data.root=/x: .*reads no files"),
-        ({"seed": "a"}, "^seed=a: expected a whole number >= 0"),
-        ({"seed": -1}, "^seed=-1: expected a whole number >= 0"),
-        ({"augment": None}, r"^augment=None: expected an Augment, such as Augment\("),
-        ({"augment": "light"}, r"^augment=light: expected an Augment"),
-        ({"cache": None}, r"^cache=None: expected a Cache, such as Cache\("),
-        ({"cache": "decoded"}, r"^cache=decoded: expected a Cache"),
-        ({"loader": None}, r"^loader=None: expected a class such as TorchLoader"),
-        ({"loader": "torch"}, r"^loader=torch: expected a class such as TorchLoader"),
-    ],
-)
-def test_invalid_option_is_an_error(options, message):
-    with pytest.raises(UserError, match=message):
-        DataModule(Digits, **options)
-
-
-@pytest.mark.parametrize("source", ["digits", None, Digits()])
-def test_source_that_is_no_class_is_an_error(source):
-    with pytest.raises(UserError, match=r"^source=.*: expected a class such as ImageFolder"):
-        DataModule(source)
-
-
-def test_unknown_split_is_an_error():
-    with pytest.raises(UserError, match="unknown split 'validation': expected one of: train, val, test"):
-        DataModule(Digits).split("validation")
-
-
-def test_numpy_integers_are_stored_as_int():
-    data = DataModule(Digits, image_size=np.int64(16), channels=np.int64(1), batch_size=np.int64(8), seed=np.int64(3))
-    data.setup()
-    assert [type(data.preprocess[key]) for key in ("image_size", "channels")] == [int, int]
-    assert (type(data.batch_size), type(data.seed)) == (int, int)
 
 
 def test_batch_size_above_data_size_is_an_error():

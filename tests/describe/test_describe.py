@@ -232,6 +232,8 @@ def test_format_count(number, text):
         (["image_size=64"], "image_size=64: used only with a network or a block"),
         (["depth=2"], "depth=2: used only with a network; also type model=..."),
         (["block=residual", "depth=1"], "depth and block=residual cannot be combined: leave one out"),
+        (["model=lenet", "+model.args.num_classes=3"], "model.args.num_classes=3: type model.num_classes=3 instead"),
+        (["model=lenet", "+model.args.in_channels=3"], "model.args.in_channels=3: the input determines it; leave"),
         (["model=lenet", "model.args=null"], "model.args=None: expected a group of keys"),
         (["depht=1"], "unknown key 'depht': did you mean depth?"),
         (["data=digits"], "unknown key 'data'"),
@@ -273,7 +275,8 @@ def test_help_names_only_existing_keys(capsys):
     assert re.search(r"^  model +alexnet", output, re.MULTILINE)
     assert not re.search(r"^  (optimizer|data) ", output, re.MULTILINE)
     keys = set(re.findall(r"[\w.]+(?==)", describe.__doc__)) - {"HYDRA_FULL_ERROR", "model", "model.args.dropout"}
-    cli.prepare(["model=resnet", *(f"{key}=null" for key in sorted(keys))], job="describe", help_text="")
+    typed = [f"{key}=null" for key in sorted(keys - {"model.name"})]
+    cli.prepare(["model=resnet", "model.name=resnet34", *typed], job="describe", help_text="")
 
 
 def test_script_leaves_no_files_and_fails_in_one_line(tmp_path):

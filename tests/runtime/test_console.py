@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from cnnzoo.runtime import console
-from cnnzoo.runtime.console import ConsoleHandler, TimeLeftEstimator, is_live_terminal
+from cnnzoo.runtime.console import ConsoleHandler, LogFileHandler, TimeLeftEstimator, is_live_terminal
 from cnnzoo.runtime.distributed import is_rank_zero
 from cnnzoo.runtime.formatting import format_duration
 from tests.helpers import ROOT
@@ -245,6 +245,15 @@ def test_handler_logs_only_warnings_on_other_ranks(monkeypatch):
     handler.setFormatter(logging.Formatter("rank %(rank)d: %(message)s"))  # as in conf/hydra/job_logging/rank.yaml
     logger.warning("again")
     assert output.getvalue().endswith("\nrank 1: again\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_log_file_on_full_disk_warns_once(capsys):
+    logger = logging.Logger("test", logging.INFO)
+    logger.addHandler(LogFileHandler("/dev/full"))
+    for _ in range(2):
+        logger.info("text")
+    assert capsys.readouterr().err == "warning: /dev/full: cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(

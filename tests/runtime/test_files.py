@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from cnnzoo.errors import UserError
 from cnnzoo.runtime import files
-from cnnzoo.runtime.files import atomic_write, write_json
+from cnnzoo.runtime.files import atomic_write, check_current_directory, check_utf8, write_json
 
 
 def names(directory):
@@ -113,3 +114,21 @@ def test_write_json_failure_keeps_the_old_file(tmp_path):
         write_json(path, {"val/acc1": object()})
     assert json.loads(path.read_text()) == {"val/acc1": 0.5}
     assert names(tmp_path) == ["metrics.json"]
+
+
+def test_removed_current_directory_is_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_current_directory()
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    with pytest.raises(UserError, match="^the current directory no longer exists"):
+        check_current_directory()
+
+
+def test_text_that_utf8_lacks_is_reported():
+    check_utf8("run_dir=é")
+    undecoded = "run_dir=é".encode().decode("ascii", "surrogateescape")  # as in sys.argv where the locale is C
+    with pytest.raises(UserError, match=r"^'run_dir=\\udcc3\\udca9': is not UTF-8 text; .*PYTHONUTF8=1"):
+        check_utf8(undecoded)

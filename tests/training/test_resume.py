@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 import cnnzoo
 from cnnzoo.cli.resume import merge_run_config
 from cnnzoo.errors import UserError
+from tests.helpers import ROOT
 from tests.helpers.loaders import needs_dali
 from tests.helpers.run_files import metrics_rows, tensorboard_events
 

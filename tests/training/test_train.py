@@ -228,14 +228,14 @@ def test_multirun_continues_after_a_failed_job(shell, tmp_path):
     overrides = (
         "-m",
         "model=lenet,nosuch",
-        "model.name=lenet5,lenet6",
+        "data.batch_size=64,5000",
         "trainer.max_epochs=1",
         "trainer.limit_train_batches=2",
     )
     process = shell(*overrides, f"run_dir={tmp_path}")
     assert process.returncode == 1
     assert "unknown model 'nosuch'" in process.stderr
-    assert "unknown model 'lenet6': did you mean lenet5" in process.stdout
+    assert "data.batch_size=5000: more than the 1293 training images" in process.stdout
     assert "2 jobs of this multirun failed" in process.stderr
     assert "Traceback" not in process.stdout + process.stderr
     assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["0_lenet5"]
@@ -248,7 +248,7 @@ def test_multirun_continues_after_a_failed_job(shell, tmp_path):
         (["model.name=vgg11"], "model.name=vgg11: type model=vgg model.name=vgg11"),
         (["data=folder"], "data=folder: expected data.root="),
         (["data=folder", "data.root=/no/such/place"], "/no/such/place"),
-        (["data.root=/tmp"], "takes no root"),
+        (["data.root=/tmp"], "data=digits reads no files"),
         (
             ["model=alexnet", "data.image_size=10"],
             "data.image_size=10: alexnet with the small stem takes 29 or more pixels",

@@ -77,7 +77,10 @@ def ensure_downloaded(dataset: Downloadable, root: str | None) -> Path:
                 _download(dataset, target)
     except (OSError, RuntimeError, HTTPException) as error:
         url, archives = dataset.archives()
-        files = url if len(archives) == 1 else f"the {len(archives)} files of {url}"
+        files = url
+        if len(archives) > 1:
+            log.info("%s: %s", url, ", ".join(Path(archive).name for archive in archives))  # too long for the error
+            files = f"these {len(archives)} files of {url}"
         raise UserError(
             f"data={dataset.name}: the download failed ({_reason(error)}); put {files} into "
             f"{(target / next(iter(archives))).parent}, or type data.root=<directory with {dataset.folder}/>"

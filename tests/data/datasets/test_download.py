@@ -181,12 +181,13 @@ def test_deleted_file_is_downloaded_again(publish, server, root):
 @pytest.mark.parametrize(
     ("source_class", "dataset", "manual_steps"),
     [
-        (MNIST, datasets.MNIST, "the 4 files of {url} into {root}/MNIST/raw"),
+        (MNIST, datasets.MNIST, "these 4 files of {url} into {root}/MNIST/raw"),
         (CIFAR10, datasets.CIFAR10, "{url}cifar-10-python.tar.gz into {root}"),
     ],
 )
-def test_unreachable_server_is_an_error(publish, closed_url, root, source_class, dataset, manual_steps):
+def test_unreachable_server_is_an_error(publish, closed_url, root, caplog, source_class, dataset, manual_steps):
     publish(dataset)
+    caplog.set_level(logging.INFO)
     with pytest.raises(UserError) as caught:
         source_class(str(root))
     message = str(caught.value)
@@ -195,6 +196,7 @@ def test_unreachable_server_is_an_error(publish, closed_url, root, source_class,
         f"data={source_class.name}: the download failed (Connection refused); put {steps}, or type "
         f"data.root=<directory with {source_class.folder}/>"
     )
+    assert (f"{closed_url}: {', '.join(ARCHIVES)}" in caplog.messages) == (source_class is MNIST)
     assert [path.name for path in root.iterdir()] == [f".{source_class.folder}.lock"]
 
 
