@@ -58,6 +58,7 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
     record_command(job)
     command = list(sys.argv)
     try:
+        distributed.check_rank_variables()
         check_current_directory()
         for argument in command:
             check_utf8(argument)

@@ -24,6 +24,11 @@ from cnnzoo.runtime.signals import signal_pending
 
 RUN_DIR_VARIABLE = "CNNZOO_RUN_DIR"
 """Environment variable through which the first rank passes its run directory to the ranks that Lightning starts."""
+RANK_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+)
+"""Environment variables of launchers that are numbers."""
 RUN_DIR_TIMEOUT = timedelta(minutes=5)
 POLL_SECONDS = 0.25
 """Seconds between two checks whether the other processes are alive."""
@@ -31,6 +36,14 @@ LOST_RANK_WAIT_SECONDS = 10.0
 """Seconds that a rank waits after it lost its connection. Meanwhile the process that knows the reason reports it."""
 
 log = logging.getLogger(__name__)
+
+
+def check_rank_variables() -> None:
+    """Raise UserError if one of `RANK_VARIABLES` is not a number; it is unset, so that this process is the only one."""
+    for name in RANK_VARIABLES:
+        if not os.environ.get(name, "0").isdecimal():
+            value = os.environ.pop(name)
+            raise UserError(f"{name}={value}: expected a number, as torchrun and srun set it; type: unset {name}")
 
 
 def launched_by_torchrun() -> bool:

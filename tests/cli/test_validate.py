@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from pathlib import Path
 
 import hydra
 import pytest
@@ -95,7 +96,7 @@ def test_path_in_home_of_unknown_user_is_reported():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_full_disk_is_reported_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(UserError, match=r"^run_dir=.*/run: .* is not writable \(No space left on device\); choose"):
         prepare("model=lenet", f"run_dir={tmp_path}/run")
 

@@ -55,6 +55,15 @@ def fake_trainer(processes):
     return SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=processes)))
 
 
+@pytest.mark.parametrize("name", distributed.RANK_VARIABLES)
+def test_rank_variable_that_is_no_number_is_reported(clean_env, name):
+    set_env(clean_env, {**TORCHRUN, name: "abc"})
+    with pytest.raises(UserError, match=f"^{name}=abc: expected a number, .*unset {name}$"):
+        distributed.check_rank_variables()
+    assert name not in os.environ
+    distributed.check_rank_variables()
+
+
 def test_lightning_observer_is_detached():
     with subprocess.Popen(["sleep", "60"]) as process:
         trainer = fake_trainer([process])

@@ -123,7 +123,7 @@ def test_removed_current_directory_is_reported(tmp_path, monkeypatch):
     removed.mkdir()
     monkeypatch.chdir(removed)
     removed.rmdir()
-    with pytest.raises(UserError, match="^the current directory no longer exists"):
+    with pytest.raises(UserError, match=r"^the current directory no longer exists"):
         check_current_directory()
 
 
