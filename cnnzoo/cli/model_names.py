@@ -121,7 +121,8 @@ def check_model_name(model: DictConfig | None) -> None:
         return
     networks, name = MODEL_NAMES[model.family], str(model.name)
     if model.name in (None, ""):
-        raise UserError(f"model.name: expected a network of {model.family}: {', '.join(networks[:4])}, ...")
+        first = sorted(networks, key=lambda network: not network.startswith(model.family))[:4]
+        raise UserError(f"model.name: expected a network of {model.family}: {', '.join(first)}, ...")
     if family := FAMILIES.get(name.lower()):
         raise UserError(f"model.name={name}: type model={family} model.name={name.lower()}")
     if name in MODEL_NAMES:

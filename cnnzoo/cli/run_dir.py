@@ -39,12 +39,14 @@ def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
 def remove_unused_run_dir(run_dir: Path) -> None:
     """Remove the directory of a run that failed before it wrote anything but its configuration and `train.log`.
 
-    Parent directories that are empty then, such as `runs/digits/lenet5`, are removed as well.
+    Parent directories that are empty then are removed as well, up to `runs`.
     """
     if {path.name for path in run_dir.glob("*")} - {".hydra", "train.log"}:
         return
     shutil.rmtree(run_dir, ignore_errors=True)
-    for parent in run_dir.parents[:3]:  # runs/<data>/<network>
+    for parent in run_dir.parents:
+        if "runs" not in parent.parts:
+            return
         try:
             parent.rmdir()
         except OSError:  # not empty, or the current directory

@@ -98,8 +98,9 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
         if "hydra.run.dir" in keys and not keys & {"resume", "hydra.mode"}:
             raise UserError(f"hydra.run.dir={cfg.hydra.run.dir}: type run_dir={cfg.hydra.run.dir}")
         check_utf8(str(Path(cfg.run_dir).absolute()))
-        if keys & {"run_dir", "hydra.sweep.dir"} and not args.cfg and distributed.is_rank_zero():
-            check_run_dir(Path(cfg.run_dir if "run_dir" in keys else cfg.hydra.sweep.dir), multirun=args.multirun)
+        if cfg.resume is None and not args.cfg and distributed.is_rank_zero():
+            is_sweep = args.multirun and "run_dir" not in keys
+            check_run_dir(Path(cfg.hydra.sweep.dir if is_sweep else cfg.run_dir), multirun=args.multirun)
         argv = _set_sweep_dir(argv, cfg, keys) if args.multirun else _set_run_dir(argv, cfg, keys)
     return argv, dropped
 

@@ -81,7 +81,10 @@ def disk_error_as_user_error(error: BaseException, run_dir: Path) -> UserError |
         return None
     if error.errno not in DISK_ERRORS and not (error.filename and error.errno in PATH_ERRORS):
         return None
+    message = f"{error.filename or run_dir}: cannot be written: {error.strerror}"
+    if not any((run_dir / "checkpoints").glob("*.ckpt")):
+        return UserError(f"{message}; free disk space, allow writing or choose another directory")
     return UserError(
-        f"{error.filename or run_dir}: cannot be written: {error.strerror}; earlier checkpoints are intact. Free disk "
-        f"space or allow writing, then type: {job_command('train')} resume={shlex.quote(display_path(run_dir))}"
+        f"{message}; earlier checkpoints are intact. Free disk space or allow writing, then type: "
+        f"{job_command('train')} resume={shlex.quote(display_path(run_dir))}"
     )

@@ -39,7 +39,8 @@ def test_find_checkpoint_skips_damaged_file_and_warns(tmp_path, caplog):
 
 
 def test_checkpoint_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
-    saver = CheckpointSaver(str(tmp_path), monitor="val/acc1")
+    directory = tmp_path / "checkpoints"
+    saver = CheckpointSaver(str(directory), monitor="val/acc1")
 
     class Trainer:
         loggers = ()
@@ -48,7 +49,7 @@ def test_checkpoint_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
             AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(9)}, path)
 
     saver._save(Trainer(), "last", "epoch")
-    old_content = (tmp_path / "last.ckpt").read_bytes()
+    old_content = (directory / "last.ckpt").read_bytes()
 
     def raise_no_space(*_):
         raise OSError(28, "No space left on device")
@@ -58,8 +59,8 @@ def test_checkpoint_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     message = r"last\.ckpt: cannot be written: No space left on device; .* resume="
     with pytest.raises(UserError, match=message), failures_as_user_error(cfg):
         saver._save(Trainer(), "last", "epoch")
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-    assert (tmp_path / "last.ckpt").read_bytes() == old_content
+    assert [path.name for path in directory.iterdir()] == ["last.ckpt"]
+    assert (directory / "last.ckpt").read_bytes() == old_content
 
 
 def test_checkpoint_disk_fills_while_writing_keeps_old_file(tmp_path):

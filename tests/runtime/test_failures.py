@@ -79,9 +79,18 @@ def raise_disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device", "run/events.out")
 
 
-def test_disk_full_is_one_line_with_the_file():
-    message = r"^run/events\.out: cannot be written: No space left on device; .* resume='my run'$"
-    with pytest.raises(UserError, match=message), failures_as_user_error(config(run_dir="my run")):
+def test_disk_full_is_one_line_with_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = r"^run/events\.out: cannot be written: No space left on device; "
+    cfg = config(run_dir="my run")
+    with pytest.raises(UserError, match=f"{message}free disk space"), failures_as_user_error(cfg):
+        raise_disk_full()
+    (tmp_path / "my run/checkpoints").mkdir(parents=True)
+    (tmp_path / "my run/checkpoints/last.ckpt").touch()
+    with (
+        pytest.raises(UserError, match=f"{message}.* resume='my run'$"),
+        failures_as_user_error(config(run_dir="my run")),
+    ):
         raise_disk_full()
     with pytest.raises(UserError, match=r"^/proc/x: cannot be written: "), failures_as_user_error(config()):
         Path("/proc/x").mkdir()
