@@ -167,7 +167,7 @@ NETWORKS = {
     "experiment=mnist_lenet model.name=resnet50": "model=resnet",
     "model.family=vgg": "model=vgg|model.family",
     "resume=run model.name=resnet51": "model.name|resnet51",
-    "-m model.name=resnet51,resnet52": "resnet51",
+    "-m seed=0,1 model.name=resnet51": "resnet51",
     "-m model=lenet,vgg model.name=lenet5": "model=lenet|family",
 }
 

@@ -38,7 +38,9 @@ def write_run(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", ["run", "a run", "it's $HOME!"])
+@pytest.mark.parametrize(
+    "name", ["it's $HOME!", pytest.param("run", marks=pytest.mark.long), pytest.param("a run", marks=pytest.mark.long)]
+)
 def test_use_it_prints_the_class_of_an_image(name, write_run, tmp_path):
     command = final_table(METRICS, write_run(name))["use it"]
     Image.new("L", (40, 40)).save(tmp_path / "IMAGE.png")
