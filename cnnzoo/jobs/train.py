@@ -8,6 +8,7 @@ Examples:
   python train.py -m sweep=optuna model=lenet                   a hyperparameter search with Optuna
   python train.py model=resnet trainer=ddp                      on all devices of this machine
   python train.py resume=runs/digits/resnet18/...               continue a stopped run from its last checkpoint
+  python train.py --config-dir DIR experiment=mine              with your own configuration files, laid out like conf/
   python train.py model=resnet --cfg job                        print the whole configuration and exit
 
 group=choice selects a whole part of the configuration (the choices are listed below), key=value sets one value, and

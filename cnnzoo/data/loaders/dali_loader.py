@@ -24,6 +24,7 @@ from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
 from cnnzoo.runtime.cpu import usable_cores
+from cnnzoo.runtime.formatting import plural
 
 DEFAULT_CUDA = "13.0"
 """The CUDA version to install DALI for when there is no GPU to tell it."""
@@ -74,8 +75,7 @@ class DaliLoader(Loader):
         )
 
     def describe(self) -> str:
-        threads = f"{self.workers} thread{'s' if self.workers > 1 else ''}"
-        return f"dali, {threads}, decoding on the {'CPU' if self.device is None else 'GPU'}"
+        return f"dali, {plural(self.workers, 'thread')}, decoding on the {'CPU' if self.device is None else 'GPU'}"
 
     def close(self) -> None:
         """Stop DALI's threads and the reader threads. The next iteration starts new ones."""
