@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 SHORT = ("model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer=cpu")
-WRITABLE = ("run", "unfinished", "sweep")
-"""Places that a command may write to: each case gets a copy."""
+RUNS = ("run", "unfinished", "sweep")
 STAGES = Path(__file__).with_name("stages")
 """A directory with a `sitecustomize` that sends a signal; see `Case.signal`."""
 
@@ -61,20 +60,17 @@ def create_runs(root: Path, directory: Path) -> None:
     job(str(root / "train.py"), *SHORT[:1], "run_dir=unfinished", MISTAKES_SIGNAL=stop)
     job(str(root / "train.py"), "-m", *SHORT, "seed=0,1", "run_dir=sweep")
     job("-c", "import cnnzoo, torch; torch.save(cnnzoo.create_model('resnet20').state_dict(), 'resnet20.pth')")
-    missing = [name for name in (*WRITABLE, "resnet20.pth") if not (directory / name).exists()]
+    missing = [name for name in (*RUNS, "resnet20.pth") if not (directory / name).exists()]
     assert not missing, f"{missing} could not be created"
 
 
 def enter_places(places: Path, cwd: Path, typed: str) -> None:
-    """Link, or copy if it is writable, each place that `typed` names into the new directory `cwd`."""
+    """Copy each place that `typed` names into the new directory `cwd`: a case can change only its own copy."""
     cwd.mkdir(parents=True)
     for place in places.iterdir():
         if not re.search(rf"(?<!\w){re.escape(place.name)}(?!\w)", typed):
             continue
-        if place.name in WRITABLE:
-            shutil.copytree(place, cwd / place.name)
-        else:
-            (cwd / place.name).symlink_to(place)
+        (shutil.copytree if place.is_dir() else shutil.copy)(place, cwd / place.name)
 
 
 def _write_images(folder: Path, color: tuple[int, int, int], count: int) -> None:

@@ -11,7 +11,7 @@ from cnnzoo import cli
 from tests.helpers import ROOT
 from tests.mistakes.case import SKIPPED
 from tests.mistakes.cases import CASES
-from tests.mistakes.places import SHORT, WRITABLE, create_files, create_runs, enter_places
+from tests.mistakes.places import RUNS, SHORT, create_files, create_runs, enter_places
 from tests.mistakes.runner import FAULTS, Result, Runner, classify
 
 QUICK = [case for case in CASES if case.in_process]
@@ -25,7 +25,7 @@ def files(tmp_path_factory):
     create_files(directory)
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         cfg = hydra.compose("train", overrides=list(SHORT))
-    for name in WRITABLE:
+    for name in RUNS:
         run = directory / name / ("0_lenet5" if name == "sweep" else "")
         for part in (".hydra", "checkpoints"):
             (run / part).mkdir(parents=True)
