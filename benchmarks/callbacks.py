@@ -24,8 +24,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import train  # noqa: E402
 from cnnzoo import cli  # noqa: E402
+from cnnzoo.jobs import train  # noqa: E402
 
 SETTINGS = ("minimal", "default", "full")
 
@@ -62,7 +62,7 @@ def run_training(setting: str, overrides: list[str], epochs: int) -> tuple[float
             f"run_dir={run_dir}",
             f"+callbacks.clock._target_={__name__}.Clock",
         ]
-        prepared, _ = cli.prepare(argv, config="train", help_text="")
+        prepared, _ = cli.prepare(argv, job="train", help_text="")
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             cfg = hydra.compose("train", overrides=prepared)
         (run_dir / ".hydra").mkdir(parents=True)

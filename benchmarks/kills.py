@@ -23,7 +23,7 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
-COMMON = ("trainer=cpu", "trainer.max_epochs=3", "model=alexnet", "callbacks.checkpoint.every_minutes=0.02")
+COMMON = ("trainer=cpu", "trainer.max_epochs=3", "model=alexnet", "callbacks.checkpoint.every_n_seconds=1")
 SETTINGS = [
     (f"loader={loader}", *workers, *ema)
     for ema in ((), ("ema=0.99",))

@@ -25,6 +25,7 @@ from cnnzoo import cli, info
 from cnnzoo.benchmark.measure import measure_headspace, measure_training
 from cnnzoo.errors import UserError
 from cnnzoo.training import train
+from cnnzoo.training.device_defaults import apply_device_defaults
 
 NETS = ("alexnet", "resnet18", "resnet50", "vgg16", "googlenet", "densenet121", "squeezenet1_1")
 
@@ -43,7 +44,7 @@ def compose_config(net: str, loader: str, args: argparse.Namespace) -> DictConfi
         f"loader={loader}",
         f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}",
     ]
-    prepared, _ = cli.prepare(overrides, config="benchmark", help_text="")
+    prepared, _ = cli.prepare(overrides, job="benchmark", help_text="")
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return hydra.compose("benchmark", overrides=prepared)
 
@@ -51,6 +52,7 @@ def compose_config(net: str, loader: str, args: argparse.Namespace) -> DictConfi
 def measure_shares(net: str, args: argparse.Namespace) -> tuple[float, dict[str, float]]:
     """Images per second of training on one held batch, and the share of it that each loader reaches."""
     cfg = compose_config(net, args.loaders[0], args)
+    apply_device_defaults(cfg)
     train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data")
     module, input_spec = train.build_network(cfg.model, data)

@@ -9,6 +9,22 @@ import pytest
 from tests.helpers import ROOT
 
 FILES = sorted(ROOT.glob("cnnzoo/**/*.py")) + sorted(ROOT.glob("*.py"))
+UNUSED_IN_TRAINING = {
+    "cnnzoo.benchmark",
+    "cnnzoo.describe.show",
+    "cnnzoo.models.weights",
+    "cnnzoo.runtime.fsdp",
+    "cnnzoo.training.load_run",
+    "cnnzoo.training.profiler",
+    "filelock",
+    "mlflow",
+    "nvidia.dali",
+    "onnx",
+    "pandas",
+    "sklearn",
+    "wandb",
+}
+"""Modules that training with the default configuration does not use, and that no library imports for it."""
 MAY_BUILD_ON_RESNET = ("wide_resnet", "resnext", "stochastic_depth")
 
 
@@ -95,3 +111,14 @@ def test_import_cnnzoo_and_cli_loads_no_torch():
 def test_import_data_loads_no_torchvision_or_dali():
     process = run_python("import sys, cnnzoo.data; sys.exit(bool({'torchvision', 'nvidia.dali'} & set(sys.modules)))")
     assert process.returncode == 0, process.stderr
+
+
+def test_training_imports_no_unused_module(tmp_path):
+    overrides = ["model=lenet", "trainer=cpu", "trainer.max_steps=1", "test=false", f"run_dir={tmp_path / 'run'}"]
+    code = f"import gc, sys; from cnnzoo.jobs import train; sys.argv[1:] = {overrides}; train.run(); "
+    process = run_python(code + "print(gc.isenabled(), gc.get_freeze_count(), *sys.modules)")
+    assert process.returncode == 0, process.stderr
+    gc_enabled, frozen, *modules = process.stdout.splitlines()[-1].split()
+    assert not UNUSED_IN_TRAINING & set(modules)
+    assert gc_enabled == "True"
+    assert int(frozen) > 100_000, "the imports of a job belong into imports_without_gc()"

@@ -66,7 +66,7 @@ def run_data_benchmark(cfg: DictConfig, data: DataModule, classifier: Classifier
             "model": f"{cfg.model.name}, {data.resolved_image_size} x {data.resolved_image_size} pixels, batches of "
             f"{data.batch_size}",
             "data": f"{data.name}: {len(benchmark.train):,} training images{sample}",
-            "device": device_summary(trainer),
+            "device": device_summary(trainer, cfg),
             "plan": f"{num_settings} settings, {cfg.rounds} x {cfg.seconds:g} s each: about "
             f"{max(1, round(seconds / 60))} min",
         }

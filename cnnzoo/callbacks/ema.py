@@ -26,6 +26,7 @@ class EMA(Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self._steps = 0
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # the average and the network: floats, then integers
         self._swapped = False  # True while the network holds the average, and `average` the raw weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -36,6 +37,12 @@ class EMA(Callback):
         for name, value in _net_state(pl_module).items():
             self.average[name] = self.average[name].to(value.device)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the tensors once: building a state dict in every step takes longer than averaging it."""
+        state = _net_state(pl_module)
+        names = [[n for n, v in state.items() if v.is_floating_point() == is_float] for is_float in (True, False)]
+        self._pairs = [([self.average[n] for n in group], [state[n].detach() for n in group]) for group in names]
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -43,11 +50,10 @@ class EMA(Callback):
             return  # gradients are being accumulated: there was no optimizer step
         self._steps = trainer.global_step
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
-        state = _net_state(pl_module)
-        names = [name for name, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[name] for name in names], [state[name] for name in names], 1 - decay)
-        for name in state.keys() - set(names):
-            self.average[name].copy_(state[name])  # integers, such as batch norm's counter
+        (averages, weights), (average_counters, counters) = self._pairs
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if counters:  # integers, such as batch norm's counter
+            torch._foreach_copy_(average_counters, counters)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cnnzoo.callbacks.steps import is_logging_step
+from cnnzoo.callbacks.steps import is_logging_step, log_step
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,15 @@ class GpuStats(Callback):
         if not self.has_gpu(trainer) or not trainer.is_global_zero or not is_logging_step(trainer):
             return
         device, now = trainer.strategy.root_device, time.perf_counter()
-        pl_module.log("perf/gpu_allocated", torch.cuda.max_memory_allocated(device) / GIB, rank_zero_only=True)
-        pl_module.log("perf/gpu_reserved", torch.cuda.max_memory_reserved(device) / GIB, rank_zero_only=True)
+        values = {
+            "perf/gpu_allocated": torch.cuda.max_memory_allocated(device) / GIB,
+            "perf/gpu_reserved": torch.cuda.max_memory_reserved(device) / GIB,
+        }
         if self.can_read_utilization and now - self._last_reading >= UTILIZATION_INTERVAL_SECONDS:
             self._last_reading = now
             try:
-                utilization = torch.cuda.utilization(device) / 100
+                values["perf/gpu_use"] = torch.cuda.utilization(device) / 100
             except Exception as error:  # NVML's own exception types, from a package that may be missing
                 self.can_read_utilization = False
                 log.info("GPU utilization is not logged: %s", str(error).splitlines()[0] if str(error) else repr(error))
-            else:
-                pl_module.log("perf/gpu_use", utilization, rank_zero_only=True)
+        log_step(pl_module, values)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from cnnzoo.callbacks.steps import is_logging_step
+from cnnzoo.callbacks.steps import is_logging_step, log_step
 
 
 class GradientNorm(Callback):
@@ -28,8 +28,11 @@ class GradientNorm(Callback):
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = (p.grad for p in parameters if p.grad is not None)
-        pl_module.log("norm/gradient", _total_norm(gradients, trainer, pl_module.device))
-        pl_module.log("norm/weight", _total_norm((p.detach() for p in parameters), trainer, pl_module.device))
+        norms = {
+            "norm/gradient": _total_norm(gradients, trainer, pl_module.device),
+            "norm/weight": _total_norm((p.detach() for p in parameters), trainer, pl_module.device),
+        }
+        log_step(pl_module, norms)
 
 
 def _total_norm(tensors: Iterable[Tensor], trainer: Trainer, device: torch.device) -> Tensor:

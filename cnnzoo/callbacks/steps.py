@@ -1,6 +1,13 @@
-"""The step that a metric is logged at, and whether the present step or epoch logs."""
+"""The step that a metric is logged at, whether the present step or epoch logs, and logging of a step's values."""
 
-from pytorch_lightning import Trainer
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+PROGRESS_BAR_VALUES = ("train/loss", "train/acc1", "perf/images_per_second")
+"""The values of a step that progress bars show."""
 
 
 def logged_step(trainer: Trainer) -> int:
@@ -16,6 +23,25 @@ def last_logged_step(trainer: Trainer) -> int:
 def is_logging_step(trainer: Trainer) -> bool:
     """Whether the metrics of the present training step are logged."""
     return trainer._logger_connector.should_update_logs
+
+
+def is_logged_step(trainer: Trainer) -> bool:
+    """In `on_train_batch_end`: whether the step is complete, as its gradients are accumulated, and is logged."""
+    return is_logging_step(trainer) and not trainer.fit_loop._should_accumulate()
+
+
+def log_step(pl_module: LightningModule, values: Mapping[str, Tensor | float]) -> None:
+    """Log values of the present training step, if it is a logged one.
+
+    `Classifier` reads the values of all callbacks together, without waiting for the device more than once. Other
+    modules log each with `LightningModule.log`.
+    """
+    collect: Any = getattr(pl_module, "log_step", None)
+    if collect is not None:
+        collect(values)
+        return
+    for name, value in values.items():
+        pl_module.log(name, value, prog_bar=name in PROGRESS_BAR_VALUES, rank_zero_only=name.startswith("perf/gpu"))
 
 
 def is_last_epoch(trainer: Trainer) -> bool:

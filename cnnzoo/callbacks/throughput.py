@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from cnnzoo.callbacks.steps import log_step
 from cnnzoo.checks import check_int
 
 
@@ -51,9 +52,10 @@ class Throughput(Callback):
         self.images += len(batch[1]) * trainer.world_size
         self._samples.append(self._sample(trainer))
         images_per_second, data_wait = _rates(self._samples[0], self._samples[-1])
-        pl_module.log("perf/images_per_second", images_per_second, prog_bar=True)
+        values = {"perf/images_per_second": images_per_second}
         if hasattr(trainer.train_dataloader, "wait_seconds"):
-            pl_module.log("perf/data_wait", data_wait)
+            values["perf/data_wait"] = data_wait
+        log_step(pl_module, values)
         self.epoch_images_per_second, self.epoch_data_wait = _rates(self._epoch_start, self._samples[-1])
 
     def _sample(self, trainer: Trainer) -> _Sample:

@@ -10,7 +10,7 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -179,6 +179,22 @@ class ConfigTree:
         except (HydraException, OmegaConfBaseException) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise UserError(f"the configuration cannot be composed: {reason}") from error
+
+    def set_values(self, cfg: DictConfig, overrides: Sequence[Override]) -> DictConfig | None:
+        """Change a composed `cfg` as composing it again with these overrides would, in a tenth of the time.
+
+        Returns None if one of them is more than `key=value`, or if it cannot be applied; composing shows why.
+        """
+        groups = self.groups()
+        for override in overrides:
+            key = override.key_or_group
+            if override.type is not OverrideType.CHANGE or override.package is not None or key in groups:
+                return None
+            try:
+                OmegaConf.update(cfg, key, override.value(), merge=True)
+            except OmegaConfBaseException:
+                return None
+        return cfg
 
 
 def config_tree(argv: Sequence[str], job: str) -> ConfigTree:

@@ -25,6 +25,8 @@ FIXED_KEYS = (
 )
 """Keys that a resumed run cannot change, because the result would be another run."""
 RUN_KEYS = ("run_dir", "resume")
+OLD_INTERVAL = "callbacks.checkpoint.every_minutes"
+"""What runs of earlier versions have instead of `callbacks.checkpoint.every_n_seconds`."""
 
 
 def expand_resume(argv: list[str]) -> tuple[list[str], Path | None]:
@@ -96,9 +98,14 @@ def recorded_overrides(run_dir: Path) -> list[str]:
         raise UserError(f"resume={run_dir}: no such directory; expected a run directory, which contains checkpoints/")
     if not path.is_file():
         raise UserError(f"resume={run_dir}: the directory holds no run; .hydra/overrides.yaml is missing")
-    overrides = [str(override) for override in OmegaConf.load(path)]
+    overrides = [_replace_old_interval(str(override)) for override in OmegaConf.load(path)]
     # A job of a sweep has the values of the sweep in its other overrides.
     return [override for override in overrides if not override.startswith("sweep=")]
+
+
+def _replace_old_interval(override: str) -> str:
+    key, _, minutes = override.partition("=")
+    return override if key != OLD_INTERVAL else f"callbacks.checkpoint.every_n_seconds={60 * float(minutes) or 'null'}"
 
 
 def recorded_options(run_dir: Path) -> list[str]:
@@ -120,6 +127,9 @@ def merge_run_config(run_dir: Path, before: DictConfig, after: DictConfig, new_o
     saved = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
     assert isinstance(saved, DictConfig)
     OmegaConf.set_struct(saved, False)
+    if (minutes := OmegaConf.select(saved, OLD_INTERVAL)) is not None:
+        del saved.callbacks.checkpoint.every_minutes
+        saved.callbacks.checkpoint.every_n_seconds = 60 * minutes or None
     old_values, new_values = dict(_leaves(before)), dict(_leaves(after))
     for key in [*old_values, *(key for key in new_values if key not in old_values)]:
         if key in RUN_KEYS or (key in new_values and key in old_values and new_values[key] == old_values[key]):

@@ -235,7 +235,6 @@ class _Checks:
         Raises UserError for an unknown key, a value of the wrong type, and a key without a value.
         """
         groups = self.tree.default_choices()
-        has_hydra_overrides = any(override.is_hydra_override() for override in overrides)
         own = [override for override in overrides if not override.is_hydra_override()]
         on_groups = [override for override in own if override.key_or_group in groups]
         on_keys = [override for override in own if override.key_or_group not in groups]
@@ -244,9 +243,10 @@ class _Checks:
         for override in on_keys:
             self._check_key(override, base)
             _check_type(override, base)
-        with_hydra = self.multirun or has_hydra_overrides
-        kept = [override for override in overrides if not (self.multirun and override.is_sweep_override())]
-        cfg = self.tree.compose([str(override.input_line) for override in kept], with_hydra=with_hydra)
+        with_hydra = self.multirun or any(override.is_hydra_override() for override in overrides)
+        kept = [str(line.input_line) for line in overrides if not (self.multirun and line.is_sweep_override())]
+        cfg = None if with_hydra else self.tree.set_values(base, on_keys)
+        cfg = cfg or self.tree.compose(kept, with_hydra=with_hydra)
         self._check_complete(cfg)
         check_model_name(cfg.get("model"))
         return cfg
@@ -326,17 +326,15 @@ def _check_type(override: Override, base: DictConfig) -> None:
     key, value = override.key_or_group, override.value()
     if override.is_delete() or not isinstance(value, str) or "${" in value:
         return
+    if key in ("compile", "trainer.devices"):  # they accept text as well
+        return
     try:
         default = OmegaConf.select(base, key)
     except OmegaConfBaseException:  # an interpolation that cannot be resolved yet
         return
-    if isinstance(default, bool):
-        expected = "true or false"
-    elif isinstance(default, int | float):
-        expected = f"a number, such as {default:g}"
-    else:
-        return
-    raise UserError(f"{key}={value}: expected {expected}")
+    if isinstance(default, int | float):
+        expected = "true or false" if isinstance(default, bool) else f"a number, such as {default:g}"
+        raise UserError(f"{key}={value}: expected {expected}")
 
 
 def has_key(cfg: DictConfig, key: str) -> bool:

@@ -28,19 +28,22 @@ A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1 sh
 from omegaconf import DictConfig
 
 from cnnzoo import cli
+from cnnzoo.runtime.imports import imports_without_gc
 from cnnzoo.training.check_config import check_accelerator, check_config
 
 
 def main(cfg: DictConfig) -> None:
     """Measure how fast each loading setting is, print the results and the settings to use."""
     check_config(cfg)
-    # Imported here because torch takes seconds to load, and a misspelt key is reported without torch.
-    from cnnzoo import benchmark
-    from cnnzoo.callbacks.progress import cache_progress
-    from cnnzoo.training import train
+    with imports_without_gc():  # here because torch takes seconds to load, and a misspelt key is reported without torch
+        from cnnzoo import benchmark
+        from cnnzoo.callbacks.progress import cache_progress
+        from cnnzoo.training import train
+        from cnnzoo.training.device_defaults import apply_device_defaults
 
     benchmark.check_config(cfg)
     check_accelerator(cfg.trainer)
+    apply_device_defaults(cfg)
     train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data", fill_progress=cache_progress)
     if not cli.was_typed("data.batch_size"):

@@ -28,19 +28,20 @@ shows the traceback behind an error.
 from omegaconf import DictConfig
 
 from cnnzoo import cli
+from cnnzoo.runtime.imports import imports_without_gc
 
 
 def main(cfg: DictConfig) -> None:
     """Print a block, a network, or the whole zoo, whichever the configuration selects."""
-    # Imported here because torch takes seconds to load, and a misspelt key is reported without torch.
-    from cnnzoo import describe
+    with imports_without_gc():  # here because torch takes seconds to load, and a misspelt key is reported without torch
+        from cnnzoo.describe import show
 
     if cfg.block is not None:
-        describe.show_block(cfg)
+        show.show_block(cfg)
     elif "model" in cfg:
-        describe.show_network(cfg)
+        show.show_network(cfg)
     else:
-        describe.show_zoo(cfg)
+        show.show_zoo(cfg)
 
 
 def run() -> None:

@@ -27,10 +27,10 @@ Common keys:
   optimizer.weight_decay=0       weight decay
   scheduler.warmup_epochs=1      epochs during which the learning rate rises to optimizer.lr
   trainer.max_epochs=20          number of epochs
-  trainer.precision=bf16-mixed   numeric precision; every argument of Lightning's Trainer is a key of trainer
+  trainer.precision=32           numeric precision; every argument of Lightning's Trainer is a key of trainer
   label_smoothing=0.1            label smoothing of the loss
   ema=0.999                      average the weights with this decay; the average is what is evaluated and saved
-  compile=true                   compile the network with torch.compile
+  compile=default                compile the network; also reduce-overhead or max-autotune (torch.compile's modes)
   seed=1                         seed of the initial weights, the order of the images and the augmentation
   test=false                     do not test the best checkpoint
   run_dir=DIR                    the run directory; by default runs/<data>/<network>/<date and time>
@@ -42,17 +42,20 @@ A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1 sh
 from omegaconf import DictConfig
 
 from cnnzoo import cli
+from cnnzoo.runtime.imports import imports_without_gc
 from cnnzoo.training.check_config import check_accelerator, check_config
 
 
 def main(cfg: DictConfig) -> float | None:
     """Train as configured. Returns the metric that a sweep optimizes."""
     check_config(cfg)
-    # Imported here because torch takes seconds to load, and a misspelt key is reported without torch.
-    from cnnzoo.callbacks.progress import cache_progress
-    from cnnzoo.training import train
+    with imports_without_gc():  # here because torch takes seconds to load, and a misspelt key is reported without torch
+        from cnnzoo.callbacks.progress import cache_progress
+        from cnnzoo.training import train
+        from cnnzoo.training.device_defaults import apply_device_defaults
 
     check_accelerator(cfg.trainer)
+    apply_device_defaults(cfg)
     train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data", fill_progress=cache_progress)
     net, input_spec = train.build_network(cfg.model, data)
@@ -70,6 +73,9 @@ def main(cfg: DictConfig) -> float | None:
         "trainer",
         callbacks=callbacks + train.ema_callbacks(cfg.ema),
         logger=[cli.instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
+        strategy=train.build_strategy(cfg.trainer),
+        # Validation runs without inference mode: with it, the test would compile the network once more.
+        inference_mode=cfg.trainer.inference_mode and not cfg.compile,
     )
     if not cli.was_typed("data.batch_size"):
         train.lower_batch_size(data, cfg, trainer.world_size)

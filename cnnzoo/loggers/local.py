@@ -1,21 +1,42 @@
 """The CSV and TensorBoard loggers of a run directory. After a resume no row is missing and none is there twice."""
 
 import csv
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from cnnzoo.checks import create_directory
 from cnnzoo.runtime.files import atomic_write
 
+FLUSH_SECONDS = 2.0
+"""TensorBoard sees new values after at most this time; each flush waits for the writer's thread."""
+
 
 class ResumableTensorBoardLogger(TensorBoardLogger):
-    """Lightning's logger, which can hide the events that a resumed run will write again."""
+    """Lightning's logger, which can hide the events that a resumed run will write again.
+
+    The scalars of a step are one record of the events file. It is flushed every `FLUSH_SECONDS`, and by `save`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last_flush = 0.0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
+        writer = self.experiment
+        writer._get_file_writer().add_summary(Summary(value=values), step)
+        if (now := time.monotonic()) - self._last_flush >= FLUSH_SECONDS:
+            self._last_flush = now
+            writer.flush()
 
     def resume_at(self, step: int) -> None:
         """Make TensorBoard drop the earlier events of `step` and later. Call it before the first event is written."""
@@ -25,8 +46,8 @@ class ResumableTensorBoardLogger(TensorBoardLogger):
 class ResumableCSVLogger(Logger):
     """Writes `metrics.csv` and `hparams.yaml` to `save_dir`.
 
-    Each call of `log_metrics` appends a row and closes the file, so a killed process loses none. A new column rewrites
-    the file. `rows` is the number of rows.
+    Each call of `log_metrics` appends a row and flushes it to the operating system, so a killed process loses none. A
+    new column rewrites the file. `rows` is the number of rows.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -36,6 +57,7 @@ class ResumableCSVLogger(Logger):
         self.rows = 0
         self._columns: list[str] = []
         self._started = False  # whether this process has written to the file
+        self._file: IO[str] | None = None  # open for appending
 
     @property
     def name(self) -> str:
@@ -69,9 +91,14 @@ class ResumableCSVLogger(Logger):
         if new_columns := row.keys() - set(self._columns):
             self._columns = sorted([*self._columns, *new_columns])
             self._write(self._read())
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+        if self._file is None:
+            self._file = self.path.open("a", newline="", encoding="utf-8")
+        csv.DictWriter(self._file, self._columns).writerow(row)
+        self._file.flush()
         self.rows += 1
+
+    def finalize(self, status: str) -> None:
+        self._close()
 
     @rank_zero_only
     def resume_at(self, rows: int) -> None:
@@ -89,7 +116,13 @@ class ResumableCSVLogger(Logger):
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def _write(self, rows: list[dict[str, str]]) -> None:
+        self._close()  # the file is replaced
         with atomic_write(self.path, newline="") as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             if self._columns:

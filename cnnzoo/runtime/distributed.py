@@ -298,12 +298,16 @@ def has_several_ranks(trainer: Any) -> bool:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Raise UserError if Lightning's `trainer` does not match torchrun's ranks, or asks for what ranks cannot do."""
+    """Raise UserError if Lightning's `trainer` does not match the launcher's ranks, or asks for what they cannot do."""
     num_started = int(os.environ.get("WORLD_SIZE", "1")) if launched_by_torchrun() else 0
+    if launched_by_slurm():
+        num_started = int(os.environ["SLURM_NTASKS"])
     if num_started and num_started != trainer.world_size:
+        launcher = "torchrun" if launched_by_torchrun() else "srun"
+        advice = "trainer=ddp" if launched_by_torchrun() else "trainer=ddp trainer.num_nodes=N trainer.devices=N"
         raise UserError(
-            f"torchrun started {num_started} processes, but the trainer has {trainer.world_size} "
-            f"(trainer.devices={trainer.num_devices} trainer.num_nodes={trainer.num_nodes}); type trainer=ddp"
+            f"{launcher} started {num_started} processes, but the trainer has {trainer.world_size} "
+            f"(trainer.devices={trainer.num_devices} trainer.num_nodes={trainer.num_nodes}); type {advice}"
         )
     if trainer.num_nodes > 1 and not num_started and not launched_by_slurm() and "NODE_RANK" not in os.environ:
         raise UserError(

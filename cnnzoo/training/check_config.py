@@ -19,7 +19,8 @@ Check = Callable[[str, Any], object]
 EVALUATION_METRICS = ("val/acc1", "val/acc5", "val/loss")
 METRICS = (*EVALUATION_METRICS, "train/loss", "train/acc1", "train/loss_epoch", "train/acc1_epoch")
 """Metrics that a callback can monitor."""
-PRECISIONS = ("16", "16-true", "16-mixed", "bf16", "bf16-true", "bf16-mixed", "32", "32-true", "64", "64-true")
+PRECISIONS = ("auto", "16", "16-true", "16-mixed", "bf16", "bf16-true", "bf16-mixed", "32", "32-true", "64", "64-true")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 PROFILERS = ("simple", "advanced", "pytorch")
 UNSUPPORTED_CALLBACKS = {
     "LearningRateFinder": "try several rates instead, with -m optimizer.lr=0.3,0.1,0.03,0.01",
@@ -110,6 +111,16 @@ def _precision(key: str, value: Any) -> object:
     return check_choice(key, str(value), PRECISIONS)
 
 
+def _bool_or_auto(key: str, value: Any) -> None:
+    if not isinstance(value, bool) and value != "auto":
+        raise UserError(f"{key}={value}: expected auto, true or false")
+
+
+def _compile(key: str, value: Any) -> None:
+    if not isinstance(value, bool) and value not in COMPILE_MODES:
+        raise UserError(f"{key}={value}: expected false, true, {', '.join(COMPILE_MODES[:-1])} or {COMPILE_MODES[-1]}")
+
+
 def _betas(key: str, value: Any) -> None:
     values = list(value) if isinstance(value, list | tuple) else []
     if len(values) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in values):
@@ -125,8 +136,9 @@ def _milestones(key: str, value: Any) -> None:
 RUN_CHECKS: dict[str, Check] = {
     "seed": lambda key, value: check_int(key, value, minimum=0, maximum=2**32 - 1),
     "test": check_bool,
-    "compile": check_bool,
-    "channels_last": check_bool,
+    "compile": _compile,
+    "channels_last": _bool_or_auto,
+    "tf32": _optional(_bool_or_auto),
     "ema": _optional(_number("such as 0.999, or null to turn averaging off", above=0, below=1)),
     "label_smoothing": _number(minimum=0, below=1),
     "optimized_metric": _choice(*EVALUATION_METRICS),
@@ -142,7 +154,7 @@ OPTIMIZER_CHECKS: dict[str, Check] = {
     "nesterov": check_bool,
     "amsgrad": check_bool,
     "maximize": check_bool,
-    "fused": _optional(check_bool),
+    "fused": _optional(_bool_or_auto),
     "foreach": _optional(check_bool),
 }
 SCHEDULER_CHECKS: dict[str, Check] = {
@@ -176,7 +188,7 @@ TRAINER_CHECKS: dict[str, Check] = {
     "num_nodes": _int(1),
     "precision": _optional(_precision),
     "deterministic": _optional(_choice(True, False, "warn")),
-    "benchmark": _optional(check_bool),
+    "benchmark": _optional(_bool_or_auto),
     "enable_checkpointing": _optional(check_bool),
     "enable_progress_bar": _optional(check_bool),
     "enable_model_summary": _optional(check_bool),
@@ -255,6 +267,17 @@ def _check_trainer(config: Mapping[str, Any]) -> None:
         check_number("scheduler.warmup_epochs", warmup, minimum=0, maximum=max_epochs, note=note)
     if trainer["use_distributed_sampler"]:
         raise UserError("trainer.use_distributed_sampler=true: the devices already get different images; leave it out")
+    if config["compile"] in COMPILE_MODES[1:] and trainer["accumulate_grad_batches"] > 1:
+        raise UserError(
+            f"compile={config['compile']}: its CUDA graphs overwrite gradients that are still being accumulated; type "
+            "compile=default, or trainer.accumulate_grad_batches=1"
+        )
+    precision = trainer["precision"]
+    if (config.get("optimizer") or {}).get("fused") is True and str(precision) in ("16", "16-mixed"):
+        raise UserError(
+            f"optimizer.fused=true: with trainer.precision={precision} the optimizer unscales the gradients itself, "
+            "too late for clipping and logging; leave it out, or type trainer.precision=bf16-mixed"
+        )
     if trainer["barebones"]:
         raise UserError(
             "trainer.barebones=true: Lightning then takes neither callbacks nor metrics, which every run has; type "

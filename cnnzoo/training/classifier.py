@@ -5,6 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision, Precision
+from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -12,8 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from cnnzoo.callbacks.steps import PROGRESS_BAR_VALUES, is_logged_step
 from cnnzoo.checks import check_number
 from cnnzoo.errors import UserError
+from cnnzoo.training.lightning_internals import log_row
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
 
@@ -21,8 +25,7 @@ Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
 class Mean(Metric):
     """The mean of a value over the images of all ranks; nan is not left out.
 
-    `torchmetrics.MeanMetric` looks for nan in every update, which makes the CPU wait for the GPU. Its
-    `nan_strategy="disable"` does not look, but it also ignores the weights (torchmetrics issue 3434).
+    `add` neither waits for the device nor goes through torchmetrics' update, which takes longer than a small layer.
     """
 
     full_state_update = False
@@ -30,14 +33,17 @@ class Mean(Metric):
     weight: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, value: Tensor, weight: int) -> None:
-        """Add a batch: `value` is its mean, `weight` its number of images."""
-        self.total += value * weight
-        self.weight += weight
+    def update(self) -> None:
+        """Called once before `compute`, as torchmetrics expects it; `add` adds the values."""
+
+    def add(self, value: Tensor, *, times: int = 1, images: int) -> None:
+        """Add `times * value`, the sum over a batch of `images` images; `value` is on the device."""
+        self.total.add_(value, alpha=times)
+        self.weight.add_(images)
 
     def compute(self) -> Tensor:
         return self.total / self.weight
@@ -55,9 +61,13 @@ class Classifier(pl.LightningModule):
     topk: the k of each accuracy that is evaluated, logged as `acc<k>`.
     metadata: plain values that every checkpoint contains, enough to rebuild the network for inference.
 
-    Logs `train/loss`, `train/acc1` and `lr` by step. Logs by epoch the means `train/loss_epoch` and `train/acc1_epoch`,
-    and `loss` and the accuracies of `topk` under `val/` and `test/`. Accuracies are fractions, 0 to 1. The losses of
-    validation and test are plain cross-entropy, without label smoothing.
+    Every `log_every_n_steps` steps, it logs `train/loss` and `train/acc1` of the step's batch, `lr`, and the values
+    that callbacks pass to `log_step`. Only these steps wait for the device, once each. By epoch it logs the means
+    `train/loss_epoch` and `train/acc1_epoch`, and `loss` and the accuracies of `topk` under `val/` and `test/`.
+    Accuracies are fractions, 0 to 1. The losses of validation and test are plain cross-entropy, without label
+    smoothing.
+
+    `logged_values` are the values of the latest logged step, as numbers.
     """
 
     def __init__(
@@ -79,6 +89,8 @@ class Classifier(pl.LightningModule):
         self.label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0, below=1)
         self.aux_weight = aux_weight
         self.metadata = dict(metadata or {})
+        self.logged_values: dict[str, float] = {}
+        self._step_values: dict[str, Tensor | float] = {}  # of the present step
         self._resumed_means: dict[str, list[Tensor]] = {}
         self.train_means: Any = nn.ModuleDict({name: Mean() for name in ("loss", "acc1")})
         self.topk = tuple(topk)
@@ -106,14 +118,17 @@ class Classifier(pl.LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         for aux in aux_logits:
             loss = loss + self.aux_weight * F.cross_entropy(aux, labels, label_smoothing=self.label_smoothing)
-        acc1 = topk_correct(logits, labels, 1).mean()
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/acc1", acc1, prog_bar=True)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.train_means["loss"].update(loss.detach(), len(labels))
-        self.train_means["acc1"].update(acc1, len(labels))
-        for name, mean in self.train_means.items():
-            self.log(f"train/{name}_epoch", mean, on_step=False, on_epoch=True)
+        count = len(labels)
+        correct = topk_correct(logits.detach(), labels, 1).sum()
+        means = self.train_means
+        means["loss"].add(loss.detach(), times=count, images=count)
+        means["acc1"].add(correct, images=count)
+        self._log_means("train", means, suffix="_epoch")
+        # The learning rate changes before the values are read, after the step.
+        self._step_values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._step_values["train/loss"] = loss.detach()
+        self._step_values["train/acc1"] = correct
+        self._batch_images = count
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -126,14 +141,34 @@ class Classifier(pl.LightningModule):
 
     def _evaluation_step(self, batch: Batch, stage: str) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits, count = self(images), len(labels)
         means = self.eval_means[stage]
-        means["loss"].update(F.cross_entropy(logits, labels), len(labels))
+        means["loss"].add(F.cross_entropy(logits, labels), times=count, images=count)
         for k in self.topk:
-            means[f"acc{k}"].update(topk_correct(logits, labels, k).mean(), len(labels))
-        for name, mean in means.items():
-            self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=stage == "val" and name == "acc1")
+            means[f"acc{k}"].add(topk_correct(logits, labels, k).sum(), images=count)
+        self._log_means(stage, means, prog_bar="acc1" if stage == "val" else None)
         return logits
+
+    def _log_means(self, stage: str, means: Any, *, suffix: str = "", prog_bar: str | None = None) -> None:
+        """In the first step of an epoch, register its means with Lightning, which reads and resets them at its end."""
+        if means["loss"].update_called:
+            return
+        for name, mean in means.items():
+            mean.update()
+            self.log(f"{stage}/{name}{suffix}", mean, on_step=False, on_epoch=True, prog_bar=name == prog_bar)
+
+    def log_step(self, values: Mapping[str, Tensor | float]) -> None:
+        """Log values with the present step, if it is a logged one. Callbacks call it at any time within the step."""
+        self._step_values.update(values)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Read and log the values of a logged step. Lightning calls it after the callbacks."""
+        if is_logged_step(self.trainer):
+            values = read_values(self._step_values)
+            values["train/acc1"] /= self._batch_images
+            self.logged_values = values
+            log_row(self.trainer, values, prog_bar=PROGRESS_BAR_VALUES)
+        self._step_values = {}
 
     def configure_model(self) -> None:
         """Shard the network if the strategy has a device mesh (`trainer=fsdp`)."""
@@ -185,6 +220,25 @@ class Classifier(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, also for a fused optimizer with mixed precision, which Lightning refuses.
+
+        Lightning refuses it because a fused optimizer unscales the gradients itself. bfloat16 needs no scaling.
+        """
+        if not gradient_clip_val:
+            return
+        precision = self.trainer.precision_plugin
+        if isinstance(precision, MixedPrecision) and precision.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the metadata, the current metrics, and the sums behind the training means of the current epoch.
 
@@ -200,13 +254,17 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_means = checkpoint["train_means"]
+        settings = getattr(self.optimizer, "keywords", {})
+        if "fused" in settings:  # the checkpoint may be from another device
+            for state in checkpoint.get("optimizer_states", ()):
+                for group in state["param_groups"]:
+                    group["fused"] = settings["fused"]
 
     def on_train_start(self) -> None:
         """Restore the training means of an epoch that a resumed run is in the middle of."""
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         for name, (totals, weights) in self._resumed_means.items():
             mean = self.train_means[name]
-            mean.update(torch.zeros_like(mean.weight), 0)  # else compute() would warn that update() was never called
             if len(totals) != world_size:  # saved with another number of ranks: rank 0 takes the sums
                 totals, weights = (F.pad(state.sum().reshape(1), (0, world_size - 1)) for state in (totals, weights))
             mean.total, mean.weight = totals[rank].to(mean.weight), weights[rank].to(mean.weight)
@@ -222,10 +280,21 @@ def _call_factory(key: str, factory: Callable[..., Any], *args: Any, **kwargs: A
         raise UserError(f"{key}: {error} ({values})") from error
 
 
+def read_values(values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """The values as numbers; those on a device are copied to the CPU together, which waits for the device once."""
+    on_device = {name: value for name, value in values.items() if isinstance(value, Tensor) and not value.is_cpu}
+    read: dict[str, float] = {}
+    if on_device:
+        read = dict(zip(on_device, torch.stack([value.float() for value in on_device.values()]).tolist(), strict=True))
+    return {name: read[name] if name in read else float(value) for name, value in values.items()}
+
+
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """(N, num_classes), (N,) -> (N,) float: 1 if the label is among the `k` largest logits, else 0.
 
     With fewer than `k` classes all of them count.
     """
+    if k == 1:
+        return (logits.argmax(1) == labels).float()
     k = min(k, logits.shape[1])
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).float()

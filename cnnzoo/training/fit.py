@@ -11,6 +11,7 @@ from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import display_path
 from cnnzoo.runtime.formatting import plural
 from cnnzoo.runtime.signals import TrainingStopped
+from cnnzoo.training.lightning_internals import direct_hook_calls
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def fit(
     """
     weights_only = None if checkpoint is None else True
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=weights_only)
+        with direct_hook_calls(trainer):
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=weights_only)
     except TrainingStopped as stop:
         log.info(
             "stopped by %s after %s and %s, and saved; %s resume=%s continues",

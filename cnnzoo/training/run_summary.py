@@ -44,7 +44,7 @@ def run_table(
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
         "input": f"{input_spec.image_size} x {input_spec.image_size} pixels, {input_spec.channels} "
         f"channel{'s' if input_spec.channels > 1 else ''}, batches of {data.batch_size}{per_device}",
-        "device": device_summary(trainer),
+        "device": device_summary(trainer, cfg),
         "loader": loader.describe(),
         "cache": "not needed: the set is in memory" if train.paths is None else _cache_text(data.cache),
         "run": display_path(Path(cfg.run_dir)),
@@ -168,9 +168,19 @@ def _cache_text(cache: Cache) -> str:
     return f"{cache.mode}, at most {format_bytes(available_bytes() * cache.budget)} of RAM{resize}{persist}"
 
 
-def device_summary(trainer: pl.Trainer) -> str:
-    """The number and the name of the devices that a trainer uses, and the precision."""
+def device_summary(trainer: pl.Trainer, cfg: DictConfig) -> str:
+    """The number and the name of the devices that a trainer uses, the precision, and what else makes steps fast.
+
+    cfg: the configuration, in which `apply_device_defaults` has replaced `auto`.
+    """
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return f"{trainer.world_size} x {name}{threads}, precision {trainer.precision}"
+    options = {
+        "channels last": cfg.channels_last,
+        "fused optimizer": cfg.optimizer.get("fused"),
+        "TF32": cfg.get("tf32") and device.type == "cuda",
+        "cuDNN benchmark": cfg.trainer.benchmark and device.type == "cuda",
+    }
+    used = "".join(f", {name}" for name, enabled in options.items() if enabled)
+    return f"{trainer.world_size} x {name}{threads}, precision {trainer.precision}{used}"

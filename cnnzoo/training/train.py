@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
@@ -31,6 +32,7 @@ from cnnzoo.runtime.files import write_json
 from cnnzoo.runtime.formatting import plural
 from cnnzoo.runtime.signals import exit_for_signal, handle_signals
 from cnnzoo.training.classifier import Classifier
+from cnnzoo.training.compilation import compile_network
 from cnnzoo.training.fit import fit
 from cnnzoo.training.resume import prepare_resume
 from cnnzoo.training.run_summary import cli_overrides, final_table, hyperparameters, log_table, run_table
@@ -151,9 +153,7 @@ def build_classifier(
         )
     aux_weight = cfg.model.get("aux_weight", 0.0) if cfg.model.args.get("aux_logits") else 0.0
     if cfg.compile:
-        net.compile()
-        if aux_weight:
-            net.forward_with_aux = torch.compile(net.forward_with_aux)  # type: ignore[assignment, arg-type]
+        compile_network(net, cfg.compile, data, with_aux=bool(aux_weight))
     return Classifier(
         net,
         optimizer=optimizer,
@@ -169,6 +169,19 @@ def build_classifier(
             "preprocess": data.preprocess,
         },
     )
+
+
+def build_strategy(trainer: DictConfig) -> str | DictConfig | Strategy:
+    """The `strategy` for Lightning's Trainer; `trainer` is the group of the configuration.
+
+    With DDP, gradients are views of the buffers that are exchanged, which saves a copy of them in time and memory.
+    DDP's `static_graph` stays off. It would skip the search for unused parameters, which DDP does not do by default,
+    and it fails with accumulated gradients (PyTorch pull request 187732).
+    """
+    strategy: Any = trainer.strategy
+    if strategy == "ddp" or (strategy == "auto" and distributed.has_several_ranks(trainer)):
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return strategy
 
 
 def train(

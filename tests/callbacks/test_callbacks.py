@@ -32,20 +32,19 @@ def test_best_checkpoint_is_latest_of_equal_epochs(tmp_path, monitor, values, be
             strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision),
             callback_metrics={monitor: torch.tensor(value)},
             sanity_checking=False,
-            loggers=[],
-            save_checkpoint=lambda path, epoch=epoch, **_: saved.append((path.name, epoch)),
         )
         saver.on_validation_end(trainer, None)
-        saver._save_if_best(trainer, "epoch")
-        saver._save_if_best(trainer, "epoch")  # no validation in between: must not save again
-    assert saved[-1] == ("best.ckpt", best_epoch)
-    assert len(set(saved)) == len(saved)
+        if saver._is_new_best(trainer):
+            saved.append(epoch)
+        assert not saver._is_new_best(trainer)  # no validation in between
+    assert saved[-1] == best_epoch
 
 
-@pytest.mark.parametrize("value", [-1, True, "often"])
-def test_checkpoint_bad_every_minutes_raises(tmp_path, value):
-    with pytest.raises(UserError, match=rf"callbacks\.checkpoint\.every_minutes={value}"):
-        CheckpointSaver(str(tmp_path), monitor="val/acc1", every_minutes=value)
+@pytest.mark.parametrize("name", ["every_n_epochs", "every_n_seconds"])
+@pytest.mark.parametrize("value", [-1, 0, True, "often"])
+def test_checkpoint_bad_interval_raises(tmp_path, name, value):
+    with pytest.raises(UserError, match=rf"callbacks\.checkpoint\.{name}={value}: expected .* \(null turns it off\)"):
+        CheckpointSaver(str(tmp_path), monitor="val/acc1", **{name: value})
 
 
 class LoggingModule:
@@ -192,11 +191,11 @@ def test_bottleneck_is_silent_below_threshold(caplog, data_wait):
     assert not caplog.records
 
 
-def make_nan_guard_trainer(log_every_n_steps=10, precision="32-true"):
+def make_nan_guard_trainer(precision="32-true"):
     group = {"lr": 0.05, "initial_lr": 0.1}
     return SimpleNamespace(
-        log_every_n_steps=log_every_n_steps,
-        is_last_batch=False,
+        is_logged_step=False,
+        callback_metrics={},
         global_step=7,
         current_epoch=2,
         precision=precision,
@@ -204,41 +203,63 @@ def make_nan_guard_trainer(log_every_n_steps=10, precision="32-true"):
     )
 
 
-class CountingTensor(torch.Tensor):
-    """A loss that counts how often its value is read, which makes a GPU wait."""
-
-    num_reads = 0
-
-    def __bool__(self):
-        CountingTensor.num_reads += 1
-        return super().__bool__()
+@pytest.fixture
+def nan_guard(monkeypatch):
+    monkeypatch.setattr("cnnzoo.callbacks.nan_guard.is_logged_step", lambda trainer: trainer.is_logged_step)
+    return NanGuard()
 
 
-def test_nan_guard_reads_the_loss_only_at_logged_steps():
-    guard, trainer = NanGuard(), make_nan_guard_trainer(log_every_n_steps=10)
-    CountingTensor.num_reads = 0
-    loss = torch.zeros(()).as_subclass(CountingTensor)
-    for step in range(25):
-        trainer.is_last_batch = step == 24
-        guard.on_train_batch_end(trainer, None, {"loss": loss}, None, step)
-    assert CountingTensor.num_reads == 3
+class UnreadableTensor(torch.Tensor):
+    """A loss whose value must not be read, because that makes a GPU wait."""
+
+    def __float__(self):
+        raise AssertionError("the loss was read")
+
+
+def test_nan_guard_uses_the_logged_values(nan_guard):
+    trainer, module = make_nan_guard_trainer(), SimpleNamespace(logged_values={"train/loss": 1.0})
+    loss = torch.tensor(float("nan")).as_subclass(UnreadableTensor)
+    for trainer.is_logged_step in (False, True):
+        nan_guard.on_train_batch_end(trainer, module, {"loss": loss}, None, 0)
+        nan_guard.on_train_batch_start(trainer, module, None, 1)
+    module.logged_values = {"train/loss": float("nan")}
+    nan_guard.on_train_batch_end(trainer, module, {"loss": loss}, None, 1)
+    with pytest.raises(UserError, match="the loss is nan"):
+        nan_guard.on_train_batch_start(trainer, module, None, 2)
+
+
+def test_nan_guard_of_another_module_reads_its_loss(nan_guard):
+    trainer, nan = make_nan_guard_trainer(), {"loss": torch.tensor(float("nan"))}
+    nan_guard.on_train_batch_end(trainer, None, nan, None, 0)
+    nan_guard.on_train_batch_start(trainer, None, None, 1)  # not a logged step
+    trainer.is_logged_step = True
+    nan_guard.on_train_batch_end(trainer, None, nan, None, 1)
+    with pytest.raises(UserError, match="the loss is nan"):
+        nan_guard.on_train_batch_start(trainer, None, None, 2)
+
+
+def test_nan_guard_checks_the_mean_of_an_epoch(nan_guard):
+    trainer = make_nan_guard_trainer()
+    nan_guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 0)
+    nan_guard.on_train_epoch_end(trainer, None)
+    trainer.callback_metrics["train/loss_epoch"] = torch.tensor(float("nan"))
+    with pytest.raises(UserError, match="the loss is nan"):
+        nan_guard.on_train_epoch_end(trainer, None)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_guard_stops_the_run_before_it_is_saved(value):
-    guard, trainer = NanGuard(), make_nan_guard_trainer()
-    guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(value)}, None, 3)  # not a logged step
+def test_nan_guard_stops_the_run_before_it_is_saved(nan_guard, value):
+    trainer = make_nan_guard_trainer()
+    nan_guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(value)}, None, 3)  # not a logged step
     with pytest.raises(
         UserError, match=rf"the loss is {value} at step 7 \(epoch 3\), learning rate 0.05; type"
     ) as error:
-        guard.on_save_checkpoint(trainer, None, {})
+        nan_guard.on_save_checkpoint(trainer, None, {})
     assert "optimizer.lr=0.01 or " in str(error.value)
     assert "callbacks.nan_guard=null" in str(error.value)
     assert "bf16" not in str(error.value)
     with pytest.raises(UserError, match=r"or trainer.precision=bf16-mixed"):
-        guard.on_train_batch_end(
-            make_nan_guard_trainer(precision="16-mixed"), None, {"loss": torch.tensor(value)}, None, 9
-        )
+        nan_guard.on_save_checkpoint(make_nan_guard_trainer(precision="16-mixed"), None, {})
 
 
 def test_nan_loss_leaves_the_last_good_checkpoint(job, tmp_path, monkeypatch):
@@ -247,8 +268,9 @@ def test_nan_loss_leaves_the_last_good_checkpoint(job, tmp_path, monkeypatch):
     training_step = Classifier.training_step
 
     def nan_in_second_epoch(self, batch, batch_idx):
-        loss = training_step(self, batch, batch_idx)
-        return loss * float("nan") if self.current_epoch == 1 and batch_idx == 1 else loss
+        images, labels = batch
+        is_bad = self.current_epoch == 1 and batch_idx == 1
+        return training_step(self, (images * float("nan") if is_bad else images, labels), batch_idx)
 
     monkeypatch.setattr(Classifier, "training_step", nan_in_second_epoch)
     with pytest.raises(UserError, match=r"the loss is nan at step 4 \(epoch 2\)"):

@@ -17,7 +17,7 @@ def gpu(monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: clock.now, now=5.0)
     monkeypatch.setattr("cnnzoo.callbacks.gpu_stats.time", clock)
     logged = []
-    module = SimpleNamespace(log=lambda name, value, rank_zero_only: logged.append((name, value)))
+    module = SimpleNamespace(log_step=lambda values: logged.extend(values.items()))
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
     trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, is_logging_step=True)
     return SimpleNamespace(trainer=trainer, module=module, logged=logged, clock=clock)

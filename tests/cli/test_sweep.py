@@ -27,7 +27,7 @@ def file_states(run_dir):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
-def test_killed_sweep_resumes_only_unfinished_jobs(shell, tmp_path):
+def test_killed_sweep_resumes_only_unfinished_jobs(fork, tmp_path):
     command = [sys.executable, str(cli.CONF.parent / "train.py"), *SWEEP, "run_dir=a sweep"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -44,7 +44,7 @@ def test_killed_sweep_resumes_only_unfinished_jobs(shell, tmp_path):
     (sweep_dir / "2_squeezenet1_1/checkpoints").mkdir(exist_ok=True)
     (sweep_dir / "2_squeezenet1_1/checkpoints/torn.ckpt").touch()  # a killed job may leave one
 
-    resumed = shell(*SWEEP, "run_dir=a sweep", cwd=tmp_path)
+    resumed = fork(*SWEEP, "run_dir=a sweep", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert resumed.stdout.count("has finished already") == 2
     assert len(re.findall("^model ", resumed.stdout, re.MULTILINE)) == 2  # the jobs that ran now
@@ -67,7 +67,7 @@ def test_killed_sweep_resumes_only_unfinished_jobs(shell, tmp_path):
     printed = [line.split()[-1] for line in resumed.stdout.splitlines() if re.search(r" \d_(lenet|squeeze)", line)]
     assert printed[-4:] == [row["run"].split("/")[-1] for row in rows]
 
-    other = shell(*SWEEP[:2], "optimizer.lr=0.2,0.01", *SWEEP[3:], "run_dir=a sweep", cwd=tmp_path)
+    other = fork(*SWEEP[:2], "optimizer.lr=0.2,0.01", *SWEEP[3:], "run_dir=a sweep", cwd=tmp_path)
     assert other.returncode == 1
     assert "job 0 there is 'model=lenet optimizer.lr=0.1 " in other.stderr
     assert "in this sweep it is 'model=lenet optimizer.lr=0.2 " in other.stderr

@@ -3,12 +3,15 @@
 import os
 import re
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 
 import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from cnnzoo import cli
+from cnnzoo.cli.overrides import ConfigTree, parse_override
 from cnnzoo.cli.validate import has_key
 from cnnzoo.errors import UserError
 from cnnzoo.jobs import train
@@ -54,6 +57,29 @@ def test_bad_override_is_one_line_with_similar_names(argv, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         prepare(*argv)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "optimizer.lr=0.1",
+        "trainer.devices=[0,1]",
+        "data.cache={mode: encoded}",
+        r"data.root='a=b, \${c}'",
+        "seed=${oc.env:HOME}",
+        "scheduler.warmup_epochs=2",
+    ],
+)
+def test_set_values_equals_composing(line):
+    tree = ConfigTree("train")
+    changed = tree.set_values(tree.compose(["model=lenet"]), [parse_override(line)])
+    assert OmegaConf.to_container(changed) == OmegaConf.to_container(tree.compose(["model=lenet", line]))
+
+
+@pytest.mark.parametrize("line", ["+model.args.dropout=0.1", "~optimizer.nesterov", "data=mnist", "optimizer.speed=1"])
+def test_set_values_leaves_other_overrides_to_hydra(line):
+    tree = ConfigTree("train")
+    assert tree.set_values(tree.compose([]), [parse_override(line)]) is None
 
 
 def test_sweep_drops_choices_that_do_not_exist(capsys):
@@ -145,15 +171,31 @@ def test_help_names_only_existing_keys():
             assert has_key(cfg, key), key
 
 
-@pytest.mark.parametrize("group", [g for g in cli.ConfigTree("train").groups() if g not in ("hydra",)])
-def test_every_choice_composes_and_has_a_comment(group):
-    for choice in cli.ConfigTree("train").choices(group):
+CHOICES = {group: cli.ConfigTree("train").choices(group) for group in cli.ConfigTree("train").groups()}
+
+
+@pytest.mark.parametrize("group", CHOICES)
+def test_every_choice_has_a_comment(group):
+    for choice in CHOICES[group]:
         text = (cli.CONF / group / f"{choice}.yaml").read_text()
         assert text.replace("# @package _global_\n", "").startswith("# "), (
             f"{group}/{choice}: no comment says what it is"
         )
-        if group != "sweep":
-            compose(f"{group}={choice}")
+
+
+def combine_choices():
+    """Overrides that together contain every choice: each experiment, and the nth choice of all other groups.
+
+    An experiment chooses the network itself; the sweeps are composed in test_sweep.py.
+    """
+    columns = [[f"{group}={choice}" for choice in CHOICES[group]] for group in CHOICES.keys() - {"experiment", "sweep"}]
+    experiments = [(f"experiment={choice}",) for choice in CHOICES["experiment"]]
+    return [*experiments, *(tuple(filter(None, row)) for row in zip_longest(*sorted(columns)))]
+
+
+@pytest.mark.parametrize("overrides", combine_choices(), ids=" ".join)
+def test_every_choice_composes(overrides):
+    compose(*overrides)
 
 
 def test_trainer_config_lists_all_arguments_of_lightning():

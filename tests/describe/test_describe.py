@@ -1,7 +1,7 @@
 """The job `describe.py`: its numbers against the registered facts, its output and files, and error messages."""
 
+import copy
 import csv
-import os
 import re
 import subprocess
 import sys
@@ -10,8 +10,9 @@ import hydra
 import pytest
 
 from cnnzoo import cli
+from cnnzoo.describe import show
 from cnnzoo.describe.blocks import BLOCKS
-from cnnzoo.describe.show import dataset_and_crops, zoo_rows
+from cnnzoo.describe.show import dataset_and_crops
 from cnnzoo.describe.tables import format_count
 from cnnzoo.errors import UserError
 from cnnzoo.jobs import describe
@@ -35,9 +36,9 @@ def run_describe(capsys, monkeypatch):
     return run
 
 
-@pytest.fixture(scope="module")
-def zoo():
-    return zoo_rows()
+@pytest.fixture(autouse=True)
+def rows_built_once(rows, monkeypatch):
+    monkeypatch.setattr(show, "zoo_rows", lambda: copy.deepcopy(rows))
 
 
 def table_row(output: str, name: str) -> list[str]:
@@ -175,8 +176,8 @@ def test_zoo_csv_and_chart(run_describe, tmp_path):
         assert rows[name]["torchvision_weights"].split() == list(facts.weights)
 
 
-def test_dataset_and_crops_of_all_accuracies(zoo):
-    for row in zoo:
+def test_dataset_and_crops_of_all_accuracies(rows):
+    for row in rows:
         if row["top1"] is not None:
             assert re.fullmatch(r"(ImageNet( (\d+-crop|whole))?|CIFAR-10|MNIST)", row["measured_on"]), row["source"]
     assert dataset_and_crops("the paper's Table 2, ImageNet val, ten crops") == "ImageNet 10-crop"
@@ -279,17 +280,12 @@ def test_help_names_only_existing_keys(capsys):
     cli.prepare(["model=resnet", "model.name=resnet34", *typed], job="describe", help_text="")
 
 
-def test_script_leaves_no_files_and_fails_in_one_line(tmp_path):
-    def run_script(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "describe.py"), *overrides]
-        return subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "COLUMNS": "100"}, capture_output=True, text=True, timeout=300
-        )
-
-    process = run_script("model=lenet")
+def test_script_leaves_no_files_and_fails_in_one_line(tmp_path, fork):
+    command = [sys.executable, str(ROOT / "describe.py"), "model=lenet"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (process.returncode, process.stderr) == (0, "")
     assert table_row(process.stdout, "total")[1:4] == ["10", "61,706", "416,520"]
-    process = run_script("model=lenet", "image_size=10")
+    process = fork("model=lenet", "image_size=10", job="describe", cwd=tmp_path)
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr == "error: image_size=10: lenet5 takes exactly 32 pixels\n"
     assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,11 @@ ONE_PER_FAMILY = [
     "densenet121",
     "squeezenet1_1",
 ]
+SMALL_DEPTHS = {
+    "densenet121": {"depths": (2, 3, 2, 2)},
+    "resnet110_stochastic_depth": {"depth": 2},
+    "resnext50_32x4d": {"depths": (2, 2, 2, 2)},
+}
 
 
 def name_params(*, torchvision_only: bool = False) -> list:
@@ -40,6 +45,18 @@ def name_params(*, torchvision_only: bool = False) -> list:
         pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models() if is_selected(name)
     ]
     return [pytest.param(name, id=name) for name in ONE_PER_FAMILY if is_selected(name)] + all_names
+
+
+def shallow_params() -> list:
+    """Model names and arguments for `pytest.mark.parametrize`: one small network per family, and all with `-m zoo`.
+
+    Tracing a network takes time in proportion to its number of layers, which are of the same kinds in a small one.
+    """
+    return [
+        pytest.param(name, SMALL_DEPTHS.get(name, {}) if param.marks == () else {}, marks=param.marks, id=param.id)
+        for param in name_params()
+        for name in param.values
+    ]
 
 
 def build_on_meta(name: str, **arguments: object) -> nn.Module:

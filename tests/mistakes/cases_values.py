@@ -15,8 +15,9 @@ def values(key: str, *bad: str) -> dict[str, str]:
 RUN = {
     **values("seed", "-1", "abc", "1.5", "null", "5000000000", "true"),
     **values("test", "abc", "no", "null"),
-    **values("compile", "maybe", "null"),
+    **values("compile", "maybe", "null", "1", "max"),
     **values("channels_last", "no", "null"),
+    **values("tf32", "maybe", "1", "high"),
     **values("ema", "2", "-1", "abc", "true", "0"),
     **values("label_smoothing", "2", "-1", "abc", "null", "1"),
     **values("optimized_metric", "val/acc", "acc1", "test/acc1", "null"),
@@ -101,6 +102,8 @@ OPTIMIZER = {
     **values("optimizer.weight_decay", "abc", "-1", "null"),
     **values("optimizer.momentum", "-1", "abc"),
     **values("optimizer.nesterov", "abc"),
+    **values("optimizer.fused", "abc", "1"),
+    "optimizer.fused=true trainer.precision=16-mixed": "optimizer.fused=true: with trainer.precision=16-mixed",
     "optimizer.momentum=0": "momentum",
     "optimizer=adamw optimizer.betas=0.9": "betas",
     "optimizer=adamw optimizer.betas=[2,3]": "[Bb]eta",
@@ -135,6 +138,8 @@ TRAINER = {
     "trainer.accelerator=gpu": "trainer.accelerator=cpu|trainer=cpu",
     "trainer.accelerator=abc": "accelerator|abc",
     **values("trainer.devices", "0", "abc", "-2"),
+    **values("trainer.benchmark", "abc", "1"),
+    "compile=reduce-overhead trainer.accumulate_grad_batches=2": "type compile=default",
     **values("trainer.strategy", "foo"),
     **values("trainer.num_nodes", "0", "abc"),
     "trainer.num_nodes=2": "torchrun|srun|num_nodes",
@@ -159,7 +164,9 @@ TRAINER = {
 FINDER = "+callbacks.finder._target_=pytorch_lightning.callbacks"
 STOPPING = "+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping +callbacks.stop.monitor"
 CALLBACKS = {
-    **values("callbacks.checkpoint.every_minutes", "-1", "abc", "null"),
+    **values("callbacks.checkpoint.every_n_epochs", "0", "abc"),
+    **values("callbacks.checkpoint.every_n_seconds", "0", "-1", "abc"),
+    **values("callbacks.checkpoint.background", "abc", "null"),
     **values("callbacks.checkpoint.monitor", "foo", "null"),
     **values("callbacks.progress.log_every_seconds", "-1", "abc"),
     **values("callbacks.throughput.window", "0", "abc"),

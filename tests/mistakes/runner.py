@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.helpers.fork_server import TIMED_OUT, ForkServer
 from tests.mistakes.case import NO_TRACEBACK, SKIPPED, WORKS, Case
 from tests.mistakes.places import STAGES, enter_places
 
@@ -20,8 +20,6 @@ TIMEOUT_SECONDS = 120
 QUICK_TIMEOUT_SECONDS = 30
 """A quick case that takes longer was accepted, and trains."""
 POLL_SECONDS = 0.02
-TIMED_OUT = -1000
-"""The exit code of a command that did not end in time."""
 MAX_LINE = 300
 MAX_QUICK_CPU_SECONDS = 2.0
 TRACEBACK = re.compile(
@@ -60,14 +58,11 @@ class Runner:
     def __init__(self, root: Path, places: Path, directory: Path) -> None:
         self.root, self.places, self.directory = root, places, directory
         self.count = 0
-        self._server: subprocess.Popen[str] | None = None
+        self._server = ForkServer(root)
         directory.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
-        if self._server is not None:
-            assert self._server.stdin is not None
-            self._server.stdin.close()
-            self._server.wait()
+        self._server.close()
 
     def run(self, case: Case) -> Result:
         """Run one case in a new directory, which is removed afterwards."""
@@ -109,23 +104,12 @@ class Runner:
         return code, time.monotonic() - start, cpu
 
     def _run_in_fork(self, case: Case, cwd: Path, out: Path, err: Path) -> tuple[int, float, float]:
-        if self._server is None:
-            environment = {**os.environ, "COLUMNS": "120", "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
-            self._server = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-                env=environment, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-        request = {"cwd": str(cwd), "out": str(out), "err": str(err), "timeout": TIMEOUT_SECONDS}
+        files = {"cwd": cwd, "out": out, "err": err}
         if case.kind == "call":
-            request |= {"statements": case.typed, "argv": ["-c"]}
+            code, seconds = self._server.run(["-c"], statements=case.typed, timeout=TIMEOUT_SECONDS, **files)
         else:
             script = str(self.root / f"{case.job}.py")
-            request |= {"script": script, "argv": [script, *case.argv]}
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        code, seconds = json.loads(self._server.stdout.readline())
+            code, seconds = self._server.run([script, *case.argv], timeout=TIMEOUT_SECONDS, **files)
         return code, seconds, 0.0
 
 

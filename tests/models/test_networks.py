@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model, info
-from tests.helpers.zoo import build_on_meta, build_small, name_params
+from tests.helpers.zoo import build_on_meta, build_small, name_params, shallow_params
 
 # The paper's initialization is so small that all images get nearly the same logits before training.
 TOLERANCES = {"lenet5_paper": (1e-5, 5e-4)}
@@ -95,9 +95,9 @@ def test_feature_extractor_traces_the_network(name: str, stem: str) -> None:
             torch.testing.assert_close(extractor.eval()(images)[last].flatten(1), net.eval()(images))
 
 
-@pytest.mark.parametrize("name", name_params())
-def test_export_with_dynamic_batch_size(name: str) -> None:
-    net, side = build_small(name)
+@pytest.mark.parametrize(("name", "arguments"), shallow_params())
+def test_export_with_dynamic_batch_size(name: str, arguments: dict[str, object]) -> None:
+    net, side = build_small(name, **arguments)
     net.eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(net, (torch.randn(2, 3, side, side),), dynamic_shapes=({0: batch},))
@@ -105,9 +105,9 @@ def test_export_with_dynamic_batch_size(name: str) -> None:
     torch.testing.assert_close(program.module()(images), net(images))
 
 
-@pytest.mark.parametrize("name", name_params())
-def test_compiles_to_one_graph(name: str) -> None:
-    net, side = build_small(name)
+@pytest.mark.parametrize(("name", "arguments"), shallow_params())
+def test_compiles_to_one_graph(name: str, arguments: dict[str, object]) -> None:
+    net, side = build_small(name, **arguments)
     net.eval()
     images = torch.randn(2, 3, side, side)
     torch.compiler.reset()

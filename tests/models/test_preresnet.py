@@ -25,7 +25,7 @@ def test_shapes(name: str, shapes: dict[str, tuple[int, int]]) -> None:
     assert {key: tuple(out[key].shape) for key in shapes} == {key: (1, c, s, s) for key, (c, s) in shapes.items()}
 
 
-@pytest.mark.parametrize(("layers", "projections"), [(110, 0), (164, 3), (1001, 3)])
+@pytest.mark.parametrize(("layers", "projections"), [(110, 0), (164, 3), pytest.param(1001, 3, marks=pytest.mark.zoo)])
 def test_number_of_layers_and_projections(layers: int, projections: int) -> None:
     net = build_on_meta(f"preresnet{layers}")
     weighted = {key: module for key, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}

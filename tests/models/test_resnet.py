@@ -38,7 +38,7 @@ def test_shapes(name: str, side: int, shapes: dict[str, tuple[int, int]]) -> Non
     assert {key: tuple(out[key].shape) for key in shapes} == {key: (1, c, s, s) for key, (c, s) in shapes.items()}
 
 
-@pytest.mark.parametrize("layers", [20, 32, 44, 56, 110, 1202])
+@pytest.mark.parametrize("layers", [20, 32, 44, 56, 110, pytest.param(1202, marks=pytest.mark.zoo)])
 def test_cifar_number_of_layers(layers: int) -> None:
     net = build_on_meta(f"resnet{layers}")
     weighted = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

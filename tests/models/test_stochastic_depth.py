@@ -31,7 +31,7 @@ def freeze_batch_norm(block: GatedBlock) -> GatedBlock:
     ("name", "blocks", "expected"),
     [
         ("resnet110_stochastic_depth", 54, 40.25),
-        ("resnet1202_stochastic_depth", 600, 449.75),
+        pytest.param("resnet1202_stochastic_depth", 600, 449.75, marks=pytest.mark.zoo),
         ("resnet152_stochastic_depth", 50, 37.25),
     ],
 )
@@ -56,13 +56,13 @@ def test_survival_probability_argument() -> None:
 
 
 def test_blocks_survive_with_their_probability() -> None:
-    """In 1,000 mini-batches each rate is within 4 standard deviations, and the mean number of blocks within 3."""
+    """In 400 mini-batches each rate is within 4 standard deviations, and the mean number of blocks within 3."""
     torch.manual_seed(0)
     net = create_model("resnet110_stochastic_depth")
     runs: Counter[int] = Counter()
     for i, block in enumerate(gated_blocks(net)):
         block.residual = lambda x, i=i: runs.update([i]) or x.new_zeros(())  # type: ignore[method-assign]
-    batches = 1000
+    batches = 400
     with torch.inference_mode():
         for _ in range(batches):
             net(torch.randn(2, 3, 4, 4))

@@ -131,14 +131,13 @@ def test_bar_shows_each_stage_and_is_erased(tmp_path, flowers, width, callbacks)
     assert screen.text.count("loader  torch") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
         ("training", r"stopped by SIGINT after \d epochs? and \d+ steps?, and saved; python"),
         # the sanity check of the first validation batches, before training
-        pytest.param(
-            "validation", r"stopped immediately by SIGINT; no checkpoint was saved yet", marks=pytest.mark.long
-        ),
+        ("validation", r"stopped immediately by SIGINT; no checkpoint was saved yet"),
     ],
 )
 def test_interrupted_run_erases_bar(tmp_path, stage, message):
@@ -184,9 +183,9 @@ def test_dumb_terminal_and_no_color_are_respected(tmp_path):
     "environment",
     [{}, *(pytest.param({name: "1"}, marks=pytest.mark.long) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))],
 )
-def test_pipe_gets_lines_without_codes(shell, tmp_path, flowers, environment):
+def test_pipe_gets_lines_without_codes(fork, tmp_path, flowers, environment):
     overrides = ("data=folder", f"data.root={flowers}", "trainer.max_epochs=3", f"run_dir={tmp_path / 'run'}")
-    process = shell(*SMALL_RUN, *overrides, **environment)
+    process = fork(*SMALL_RUN, *overrides, **environment)
     assert process.returncode == 0, process.stderr
     assert not set("\r\x1b\x07━") & set(process.stdout + process.stderr)
     assert process.stderr == ""
@@ -203,9 +202,9 @@ def test_pipe_gets_lines_without_codes(shell, tmp_path, flowers, environment):
 
 
 @pytest.mark.long
-def test_long_epoch_logs_lines_at_intervals(shell, tmp_path):
+def test_long_epoch_logs_lines_at_intervals(fork, tmp_path):
     overrides = ("trainer.max_epochs=1", "callbacks.progress.log_every_seconds=1e-6", f"run_dir={tmp_path / 'run'}")
-    output = shell(*SMALL_RUN, *overrides, "trainer.limit_val_batches=2").stdout
+    output = fork(*SMALL_RUN, *overrides, "trainer.limit_val_batches=2").stdout
     metrics = r"loss \d\.\d{3}  acc1 \d\.\d{3}  [\d,]+ images/s"
     time_left = r"0s left, \d+s left in the run"
     assert re.search(rf"^epoch 1/1  training  step 4/4  {metrics}  {time_left}$", output, re.MULTILINE)

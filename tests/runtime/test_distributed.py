@@ -209,6 +209,14 @@ def test_check_trainer_mismatch_raises(clean_env):
     clean_env.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"torchrun started 4 processes, but the trainer has 1 .* type trainer=ddp"):
         distributed.check_trainer(trainer)
+    clean_env.delenv("TORCHELASTIC_RUN_ID")
+    for name, value in SLURM.items():
+        clean_env.setenv(name, value)
+    with pytest.raises(UserError, match=r"srun started \d+ processes, but the trainer has 1 .* type trainer=ddp"):
+        distributed.check_trainer(trainer)
+    clean_env.setenv("SLURM_JOB_NAME", "bash")
+    distributed.check_trainer(trainer)
+    clean_env.setenv("TORCHELASTIC_RUN_ID", "none")
     trainer.world_size, strategy._layer_sync = 4, object()
     with pytest.raises(UserError, match=r"trainer.sync_batchnorm=true: torch synchronizes batch norm only on GPUs"):
         distributed.check_trainer(trainer)

@@ -30,7 +30,12 @@ def fake_trainer(error):
 
     loop = SimpleNamespace(epoch_loop=SimpleNamespace())
     return SimpleNamespace(
-        fit=raise_error, current_epoch=2, global_step=40, fit_loop=loop, _signal_connector=SimpleNamespace()
+        fit=raise_error,
+        profiler=None,
+        current_epoch=2,
+        global_step=40,
+        fit_loop=loop,
+        _signal_connector=SimpleNamespace(),
     )
 
 

@@ -95,7 +95,7 @@ def weights(run_dir):
     "launcher",
     ["lightning", *(pytest.param(launcher, marks=pytest.mark.long) for launcher in ("torchrun", "fsdp"))],
 )
-def test_two_ranks_equal_one_with_twice_the_batch(launcher, tmp_path):
+def test_two_ranks_equal_one_with_twice_the_batch(launcher, fork, tmp_path):
     overrides = ("trainer.max_epochs=2", "optimizer.lr=0.05")
     if launcher == "fsdp":
         command = [argument.replace("ddp", "fsdp") for argument in COMMANDS["lightning"]]
@@ -105,8 +105,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(launcher, tmp_path):
     assert "batches of 32 on each of 2 devices" in output
     assert re.findall(r"^ +(\d)/2 ", output, re.MULTILINE) == ["1", "2"]
     assert "Traceback" not in output
-    single = (sys.executable, TRAIN, *CPU, *overrides, "data.batch_size=64", "run_dir=one", "trainer.devices=1")
-    run_command(*single, cwd=tmp_path)
+    single = fork(*CPU, *overrides, "data.batch_size=64", "run_dir=one", "trainer.devices=1", cwd=tmp_path)
+    assert single.returncode == 0, single.stderr
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     initial = initial_weights()
     for name in one:
@@ -156,7 +156,7 @@ def test_stopped_ranks_resume_with_another_launcher(tmp_path):
     with start_process(*COMMANDS["lightning"], *overrides, "run_dir=run", cwd=tmp_path, KILL=kill) as process:
         output = process.communicate(timeout=120)[0]
         assert process.returncode == 128 + signal.SIGTERM, output
-    assert "stopped by SIGTERM after 1 epoch and 30 steps, and saved" in output  # ranks synchronize every ten steps
+    assert "stopped by SIGTERM after 1 epoch and 30 steps, and saved" in output  # ranks agree after logged steps
     assert "Traceback" not in output
     output = run_command(*TORCHRUN, "--standalone", TRAIN, "resume=run", cwd=tmp_path)
     assert output.count("resuming from run/checkpoints/last.ckpt after 1 epoch and 30 steps") == 1
@@ -198,7 +198,8 @@ def test_killed_rank_ends_all_ranks_and_is_named(launcher, killed_rank, tmp_path
         assert output.strip() == f"error: rank 0 (process {pid}) was killed: the other ranks end"
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("lightning", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
 def test_error_in_one_rank_is_one_line_and_ends_all(launcher, tmp_path):
     for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         for n in range(24):

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import cnnzoo
-from cnnzoo.cli.resume import merge_run_config
+from cnnzoo.cli.resume import merge_run_config, recorded_overrides
 from cnnzoo.errors import UserError
 from tests.helpers import ROOT
 from tests.helpers.loaders import needs_dali
@@ -20,20 +20,21 @@ LENET = ("model=lenet", "trainer.max_epochs=3")
 OVERRIDES = (
     "trainer=cpu",
     "callbacks=minimal",
-    "callbacks.checkpoint.every_minutes=1e-9",  # after every step
+    "callbacks.checkpoint.every_n_seconds=1e-9",  # after every step
+    "callbacks.checkpoint.background=false",  # so that it is known which step was saved last
     "+callbacks.killer._target_=tests.helpers.killer.Killer",
 )
-FULL = ("trainer=cpu", "callbacks=full", *OVERRIDES[3:])
+FULL = ("trainer=cpu", "callbacks=full", OVERRIDES[-1])
+BACKGROUND = "callbacks.checkpoint.background=true"
 
 
 @pytest.fixture(scope="module")
-def train(shell, tmp_path_factory):
+def train(fork, tmp_path_factory):
     """`train(name, *overrides, kill=None)` runs `train.py`, which may kill itself: (process, run directory)."""
     directory = tmp_path_factory.mktemp("runs")
 
     def run(name, *overrides, kill=None):
-        environment = {"OMP_NUM_THREADS": "1", **({"KILL": kill} if kill else {})}
-        return shell(*overrides, cwd=directory, **environment), directory / name
+        return fork(*overrides, cwd=directory, **({"KILL": kill} if kill else {})), directory / name
 
     return run
 
@@ -78,11 +79,13 @@ def assert_same_run(run, expected_run):
     ("kill", "step", "overrides"),
     [
         ("SIGKILL on_train_batch_end 27", 26, LENET),
+        ("SIGKILL writing 6", None, (*LENET, BACKGROUND)),
+        pytest.param("SIGKILL on_train_batch_end 31", None, (*LENET, BACKGROUND), marks=pytest.mark.long),
         pytest.param("SIGKILL on_validation_batch_start 6", 39, LENET, marks=pytest.mark.long),
         pytest.param(
             "SIGKILL on_train_batch_start 44",
             40,
-            (*LENET, "callbacks.checkpoint.every_minutes=0"),
+            (*LENET, "callbacks.checkpoint.every_n_seconds=null"),
             marks=pytest.mark.long,
         ),
         pytest.param(
@@ -94,7 +97,7 @@ def assert_same_run(run, expected_run):
         pytest.param(  # best.ckpt is newer than last.ckpt, and was saved right after a validation
             "SIGKILL on_train_batch_end 33",
             20,
-            (*LENET, "callbacks.checkpoint.every_minutes=0", "trainer.val_check_interval=0.5"),
+            (*LENET, "callbacks.checkpoint.every_n_seconds=null", "trainer.val_check_interval=0.5"),
             marks=pytest.mark.long,
         ),
         pytest.param("SIGKILL on_test_start 1", 60, LENET, marks=pytest.mark.long),
@@ -109,12 +112,13 @@ def assert_same_run(run, expected_run):
 )
 def test_killed_run_resumes_bit_identically(train, unbroken_run, kill, step, overrides):
     name = kill.replace(" ", "_")
+    """`step` is the one that it resumes at; None: any, as a thread writes the checkpoints."""
     killed, run = train(name, *OVERRIDES, *overrides, f"run_dir={name}", kill=kill)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     process, _ = train(name, f"resume={name}")
     assert process.returncode == 0, process.stderr
     (entry,) = yaml.safe_load((run / "resumes.yaml").read_text())
-    assert entry["step"] == step
+    assert entry["step"] == step or (step is None and 0 < entry["step"] <= 60)
     assert entry["overrides"] == []
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert_same_run(run, unbroken_run(*overrides))
@@ -123,7 +127,7 @@ def test_killed_run_resumes_bit_identically(train, unbroken_run, kill, step, ove
 @pytest.fixture(scope="module")
 def stopped_run(train):
     """A run that SIGTERM stopped in its second epoch: (process, run directory)."""
-    overrides = (*LENET, *FULL, "callbacks.checkpoint.every_minutes=0", "logger=default")
+    overrides = (*LENET, *FULL, "callbacks.checkpoint.every_n_seconds=null", "logger=default")
     return train("stopped", *overrides, "run_dir=stopped", kill="SIGTERM on_train_batch_end 27")
 
 
@@ -150,7 +154,7 @@ def test_resume_with_overrides_continues_all_logs(train, stopped_run):
     """Overrides may change how a run trains. TensorBoard and metrics.csv have every step exactly once."""
     _, run = stopped_run
     before = {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
-    overrides = ("callbacks.checkpoint.every_minutes=5", "test=false")
+    overrides = ("callbacks.checkpoint.every_n_seconds=300", "test=false")
     process, _ = train("stopped", "run_dir=stopped", "resume=auto", *overrides)
     assert process.returncode == 0, process.stderr
     assert "resuming from stopped/checkpoints/last.ckpt after 1 epoch and 27 steps" in process.stdout
@@ -224,6 +228,20 @@ def test_merge_run_config_keeps_the_run_settings(tmp_path):
     other = OmegaConf.create({**current, "model": {"name": "b"}})
     with pytest.raises(UserError, match=r"^model\.name=b: the run in .* has a, and a resumed run keeps its network"):
         merge_run_config(run, before, other, ["model.name=b"])
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(0.5, 30), (0, None)])
+def test_resume_of_an_old_run_replaces_every_minutes(tmp_path, minutes, seconds):
+    checkpoint = {"dirpath": "x", "every_minutes": minutes}
+    override = f"callbacks.checkpoint.every_minutes={minutes}"
+    run = create_run_dir(tmp_path, "seed=1", override, callbacks={"checkpoint": checkpoint}, run_dir="x")
+    empty = OmegaConf.create({})
+    cfg = merge_run_config(run, empty, empty, [])
+    assert cfg.callbacks.checkpoint == {"dirpath": "x", "every_n_seconds": seconds}
+    first, second = recorded_overrides(run)
+    key, _, value = second.partition("=")
+    assert (first, key) == ("seed=1", "callbacks.checkpoint.every_n_seconds")
+    assert (None if value == "null" else float(value)) == seconds
 
 
 @pytest.mark.parametrize(

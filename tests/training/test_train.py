@@ -21,7 +21,7 @@ from cnnzoo.errors import UserError
 def lenet_run(shell, tmp_path_factory):
     """Two epochs of LeNet-5 on the digits, in a process of its own: (process, run directory)."""
     directory = tmp_path_factory.mktemp("lenet")
-    process = shell("model=lenet", "trainer.max_epochs=2", "run_dir=a run", cwd=directory)
+    process = shell("model=lenet", "trainer.max_epochs=2", "run_dir=a run", cwd=directory, OMP_NUM_THREADS="1")
     assert process.returncode == 0, process.stderr
     return process, directory / "a run"
 
@@ -77,16 +77,16 @@ def test_short_training_logs_its_last_step(job, tmp_path):
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [3]
 
 
-def test_seed_determines_the_metrics(lenet_run, shell, job, tmp_path):
+def test_seed_determines_the_metrics(lenet_run, fork, tmp_path):
     def final_metrics(run):
         metrics = json.loads((run / "metrics.json").read_text())
         return {name: value for name, value in metrics.items() if not name.startswith(("seconds", "perf/"))}
 
     overrides = ("model=lenet", "trainer.max_epochs=2")
-    assert shell(*overrides, f"run_dir={tmp_path / 'again'}").returncode == 0
-    job(*overrides, "seed=1")
+    for name, seed in (("again", "seed=0"), ("other", "seed=1")):
+        assert fork(*overrides, seed, f"run_dir={tmp_path / name}").returncode == 0
     assert final_metrics(tmp_path / "again") == final_metrics(lenet_run[1])
-    assert final_metrics(tmp_path / "run") != final_metrics(lenet_run[1])
+    assert final_metrics(tmp_path / "other") != final_metrics(lenet_run[1])
 
 
 def test_tensorboard_has_scalars_images_graph_and_text(lenet_run):
@@ -224,7 +224,7 @@ def test_every_weight_has_the_precision_of_the_run(precision, job, caplog):
     assert "TensorBoard shows no graph" not in caplog.text
 
 
-def test_multirun_continues_after_a_failed_job(shell, tmp_path):
+def test_multirun_continues_after_a_failed_job(fork, tmp_path):
     overrides = (
         "-m",
         "model=lenet,nosuch",
@@ -232,7 +232,7 @@ def test_multirun_continues_after_a_failed_job(shell, tmp_path):
         "trainer.max_epochs=1",
         "trainer.limit_train_batches=2",
     )
-    process = shell(*overrides, f"run_dir={tmp_path}")
+    process = fork(*overrides, f"run_dir={tmp_path}")
     assert process.returncode == 1
     assert "unknown model 'nosuch'" in process.stderr
     assert "data.batch_size=5000: more than the 1293 training images" in process.stdout
@@ -294,10 +294,10 @@ def test_bad_value_in_the_shell_exits_with_1(shell, tmp_path):
     assert "Traceback" in shell(*overrides, HYDRA_FULL_ERROR="1").stderr
 
 
-def test_finished_run_is_not_overwritten(lenet_run, shell):
+def test_finished_run_is_not_overwritten(lenet_run, fork):
     _, run = lenet_run
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    process = shell("model=lenet", f"run_dir={run}")
+    process = fork("model=lenet", f"run_dir={run}")
     assert process.returncode == 1
     assert "already holds a finished run" in process.stderr
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

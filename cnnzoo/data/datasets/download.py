@@ -12,8 +12,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
-
 from cnnzoo.errors import UserError
 
 DOWNLOAD_TIMEOUT_SECONDS = 30  # a download fails after this long without a byte
@@ -108,6 +106,8 @@ def _reason(error: Exception) -> str:
 @contextmanager
 def _download_lock(dataset: Downloadable, root: Path) -> Iterator[None]:
     """Hold the data set's lock in `root`. The operating system releases it if the process dies."""
+    from filelock import FileLock, Timeout  # here because its import takes 30 ms, and most runs download nothing
+
     lock = FileLock(root / f".{dataset.folder}.lock")
     try:
         lock.acquire(timeout=0)

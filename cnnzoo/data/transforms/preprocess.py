@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +68,13 @@ class Preprocess:
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Scale uint8 (N, C, H, W) to 0 to 1, subtract `mean`, divide by `std`; returns float32 in channels-last memory."""
-    floats = images.to(torch.float32, memory_format=torch.channels_last)
-    scale = 1 / (255 * torch.tensor(std, dtype=torch.float32))
-    shift = -torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32)
-    shape = (1, -1, 1, 1)
-    return floats.mul_(scale.to(images.device).view(shape)).add_(shift.to(images.device).view(shape))
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=8)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(1, C, 1, 1) each. They are kept, because a copy to a GPU waits for it."""
+    with torch.inference_mode(False):  # tensors that are made in inference mode cannot be used in training
+        means, stds = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std))
+        return (1 / (255 * stds)).to(device), (-means / stds).to(device)

@@ -1,10 +1,6 @@
 """Tests of `Evaluation`: confusion matrix, class accuracies and mistakes, against counts by hand."""
 
 import csv
-import json
-import subprocess
-import sys
-import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +14,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from cnnzoo.callbacks import Evaluation
 from cnnzoo.callbacks.tensorboard.evaluation import MAX_MATRIX_CLASSES, MAX_TABLE_ROWS, Predictions
 from cnnzoo.errors import UserError
-from tests.helpers import ROOT
+from tests.helpers.ranks import run_ranks
 
 
 class PixelsAsLogits(pl.LightningModule):
@@ -263,34 +259,17 @@ def test_evaluation_directory_is_created_before_training(tmp_path):
         Evaluation(directory=str(tmp_path / "file/x")).setup(trainer, None, "fit")
 
 
+def gather_predictions(rank):
+    """Gather three mini-batches of rank 0, and one of rank 1."""
+    predictions = Predictions.empty(3)
+    for logit in [1.0, 4.0, 2.0] if rank == 0 else [3.0]:
+        logits, images = torch.tensor([[logit, 0.0], [0.0, 1.0]]), torch.full((2, 1, 1, 1), logit)
+        predictions.add(logits, images, torch.tensor([1, rank]))
+    gathered = predictions.gather()
+    return gathered.count_pairs(2).tolist(), gathered.mistakes.images.flatten().tolist()
+
+
 def test_predictions_gather_merges_unequal_ranks(tmp_path):
-    """Two processes with gloo: rank 0 has 3 batches, rank 1 has 1."""
-    code = textwrap.dedent(
-        """
-        import json, sys
-        import torch
-        from torch import distributed
-        from cnnzoo.callbacks.tensorboard.evaluation import Predictions
-        rank, file = int(sys.argv[1]), sys.argv[2]
-        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-        predictions = Predictions.empty(3)
-        for logit in ([1.0, 4.0, 2.0] if rank == 0 else [3.0]):
-            logits, images = torch.tensor([[logit, 0.0], [0.0, 1.0]]), torch.full((2, 1, 1, 1), logit)
-            predictions.add(logits, images, torch.tensor([1, rank]))
-        gathered = predictions.gather()
-        print(json.dumps([gathered.count_pairs(2).tolist(), gathered.mistakes.images.flatten().tolist()]))
-        distributed.destroy_process_group()
-        """
-    )
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(tmp_path / "rendezvous")],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in (0, 1)
-    ]
-    outputs = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
+    outputs = run_ranks(gather_predictions, tmp_path)
     # Rank 0: three of class 1 predicted as 0, three of class 0 predicted as 1. Rank 1: one of the former, one correct.
-    assert outputs[0] == outputs[1] == [[[1, 0, 4], [0, 1, 3], [1, 1, 1]], [4.0, 3.0, 2.0]]
+    assert outputs[0] == outputs[1] == ([[1, 0, 4], [0, 1, 3], [1, 1, 1]], [4.0, 3.0, 2.0])

@@ -1,14 +1,13 @@
 """The cache: its contents, its messages, and its lifetime."""
 
 import errno
-import json
 import logging
 import os
 import pickle
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.data.transforms.decode import decode_bytes, decode_file
 from cnnzoo.errors import UserError
 from tests.helpers.images import make_pixels, save_image
+from tests.helpers.ranks import run_ranks
 
 
 def make_split(paths):
@@ -289,47 +289,29 @@ def test_shared_buffer_pieces_do_not_overlap():
     assert [buffer.allocate(size) for size in (60, 60, 40, 1)] == [0, None, 60, None]
 
 
+def fill_cache(rank, paths):
+    """The location of the cache and the sum of an image's pixels, or the error."""
+    trainer = SimpleNamespace(world_size=2, local_rank=rank, node_rank=0)
+    split = Split(np.arange(len(paths)), paths=np.array([path.encode() for path in paths]))
+    try:
+        stores = fill_once_per_machine(Cache(), {"train": split}, channels=3, on_bad_file="error", trainer=trainer)
+    except UserError as error:
+        return str(error)
+    return stores["train"].location[0], int(stores["train"].get(4)[0].sum())
+
+
 @pytest.mark.parametrize("has_bad_file", [False, True])
 def test_ranks_of_a_machine_share_the_cache(tmp_path, has_bad_file):
     """Two processes: the first fills the cache, the second maps the same memory. An error reaches both."""
     paths = [str(save_image(tmp_path / f"{n}.png")) for n in range(6)]
     if has_bad_file:
         open(paths[2], "w").close()
-    code = textwrap.dedent(
-        """
-        import json, os, sys
-        from types import SimpleNamespace
-        import numpy as np
-        from torch import distributed
-        from cnnzoo.data.cache.cache import Cache, fill_once_per_machine
-        from cnnzoo.data.split import Split
-        from cnnzoo.errors import UserError
-        rank, init_file, *paths = sys.argv[1:]
-        distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=int(rank), world_size=2)
-        trainer = SimpleNamespace(world_size=2, local_rank=int(rank), node_rank=0)
-        split = Split(np.arange(len(paths)), paths=np.array([path.encode() for path in paths]))
-        try:
-            stores = fill_once_per_machine(Cache(), {"train": split}, channels=3, on_bad_file="error", trainer=trainer)
-        except UserError as error:
-            print(json.dumps({"error": str(error)}))
-        else:
-            store = stores["train"]
-            print(json.dumps({"path": store.location[0], "sum": int(store.get(4)[0].sum())}))
-        distributed.barrier()
-        distributed.destroy_process_group()
-        """
-    )
-    command = [sys.executable, "-c", code]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "init_file"), *paths], stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    first, second = (json.loads(rank.communicate(timeout=120)[0].splitlines()[-1]) for rank in ranks)
+    first, second = run_ranks(fill_cache, tmp_path, paths)
     assert first == second
     if has_bad_file:
-        assert "2.png: an empty file" in first["error"]
+        assert "2.png: an empty file" in first
     else:
-        assert first["sum"] == decode_file(paths[4], 3).sum()
+        assert first[1] == decode_file(paths[4], 3).sum()
 
 
 def test_without_a_trainer_the_cache_is_filled(split):

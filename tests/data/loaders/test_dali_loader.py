@@ -255,6 +255,7 @@ def test_train_job_invalid_dali_options_raise(job, override, message):
         job("model=lenet", "loader=dali", override)
 
 
+@pytest.mark.long
 def test_dali_two_ranks_share_the_images(tmp_path):
     """Two processes: every image once in an epoch, and the same number of training batches in both."""
     paths = [str(save_image(tmp_path / f"{n}.jpg")) for n in range(13)]
@@ -268,8 +269,7 @@ def test_dali_two_ranks_share_the_images(tmp_path):
         from cnnzoo.data.loaders.dali_loader import DaliLoader
         from cnnzoo.data.loaders.sampler import EpochSampler
         from cnnzoo.data.split import Split
-        rank, store_path, *paths = sys.argv[1:]
-        rank = int(rank)
+        rank, store_path, paths = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
         distributed.init_process_group("gloo", init_method=f"file://{store_path}", rank=rank, world_size=2)
         split = Split(np.arange(len(paths)), paths=np.array([path.encode() for path in paths]))
         for train in (True, False):
