@@ -11,21 +11,21 @@ All settings train the same network with the same optimizer, schedule and normal
 - minimal, default: the job `train` with `callbacks=minimal` and `callbacks=default`, on the held batch; with
   `--loader`, on the batches of its own loader
 
-The four train in the same process, by turns of ten steps, in changing order, because the speed of machines drifts. One
-step of each turn is logged. The result of a round is the median over its turns; the table shows the medians over the
-rounds of the time per step, of the difference to barebones and of the speed relative to hand.
+Each round runs every setting in a process of its own, every second round in reverse order, because the speed of
+machines drifts. The time of a run is the median over blocks of ten steps, of which one is logged. The table shows
+medians over the rounds; on a noisy machine the lowest values vary less.
 """
 
 import argparse
-import atexit
 import gc
 import itertools
 import logging
+import os
+import re
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
@@ -45,13 +45,13 @@ from cnnzoo.data.loaders.torch_loader import TorchLoader  # noqa: E402
 from cnnzoo.jobs import train as train_job  # noqa: E402
 from cnnzoo.training import train  # noqa: E402
 from cnnzoo.training.device_defaults import apply_device_defaults  # noqa: E402
-from cnnzoo.training.lightning_internals import REPLACED  # noqa: E402
 
 PLAIN = ("hand", "barebones")
 SETTINGS = (*PLAIN, "minimal", "default")
 WARMUP_STEPS = 30
 BLOCK = 10
-"""Steps of a turn; one of them is logged."""
+"""Steps that are timed together; one of them is logged."""
+DEFAULTS = ("model=lenet", "data.batch_size=8")
 
 
 class HeldBatchLoader(TorchLoader):
@@ -78,57 +78,28 @@ class HeldBatch:
         return itertools.repeat(self.batch, len(self))
 
 
-class Turns:
-    """Lets the settings, each in a thread of its own, train by turns of `BLOCK` steps, and measures each turn."""
-
-    def __init__(self, settings: Sequence[str], num_turns: int) -> None:
-        turns = [list(settings) if turn % 2 == 0 else list(settings)[::-1] for turn in range(num_turns + 2)]
-        self.schedule = [setting for turn in turns for setting in turn]  # the first and the last turn are longer
-        self.milliseconds: dict[str, list[float]] = {setting: [] for setting in settings}  # per step, of each turn
-        self.failed = False
-        self._position, self._changed = 0, threading.Condition()
-        self._start = 0.0
-
-    def wait(self, setting: str) -> None:
-        """Return when it is the turn of `setting`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.failed or self.schedule[self._position] == setting)
-        if self.failed:
-            sys.exit(1)
-        self._start = time.perf_counter()
-
-    def end(self, *, failed: bool = False) -> None:
-        """End the present turn."""
-        with self._changed:
-            self._position, self.failed = self._position + 1, self.failed or failed
-            self._changed.notify_all()
-
-    def next_step(self, step: int) -> None:
-        """At the start of a step: measure the turn if it is over, and wait for the next one."""
-        if step < WARMUP_STEPS or step % BLOCK:
-            return
-        setting = threading.current_thread().name
-        if Clock.device.type == "cuda":
-            torch.cuda.synchronize(Clock.device)
-        if step > WARMUP_STEPS:
-            self.milliseconds[setting].append(1000 * (time.perf_counter() - self._start) / BLOCK)
-        functions = [getattr(module, name) for module, name in REPLACED]  # which differ between the settings
-        self.end()
-        self.wait(setting)
-        for (module, name), function in zip(REPLACED, functions, strict=True):
-            setattr(module, name, function)
-        self._start = time.perf_counter()
-
-
 class Clock(pl.Callback):
-    """Measures the steps of a trainer."""
+    """Records the time after every `BLOCK` steps, after the first `WARMUP_STEPS`."""
 
     device: ClassVar[torch.device]
-    turns: ClassVar[Turns]  # class attributes, because Hydra builds the callback
-    num_turns: ClassVar[int]
+    steps: ClassVar[int]  # that are measured
+    times: ClassVar[list[float]] = []  # class attributes, because Hydra builds the callback
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, idx: int) -> None:
-        Clock.turns.next_step(idx)
+        self.step(idx)
+
+    @classmethod
+    def step(cls, step: int) -> None:
+        """Call this at the start of each step."""
+        if step >= WARMUP_STEPS and step % BLOCK == 0:
+            if cls.device.type == "cuda":
+                torch.cuda.synchronize(cls.device)
+            cls.times.append(time.perf_counter())
+
+    @classmethod
+    def milliseconds(cls) -> float:
+        """Per step: the median over the blocks, which leaves out pauses of the machine."""
+        return 1000 / BLOCK * median(after - before for before, after in itertools.pairwise(cls.times))
 
 
 class PlainModule(pl.LightningModule):
@@ -166,8 +137,8 @@ def normalize(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def num_steps() -> int:
-    """Steps of a run; the last turn ends when the last step begins."""
-    return WARMUP_STEPS + BLOCK * Clock.num_turns + 1
+    """Steps of a run; the clock stops when the last one begins."""
+    return WARMUP_STEPS + Clock.steps + 1
 
 
 def compose(setting: str, run_dir: Path, args: argparse.Namespace) -> DictConfig:
@@ -226,7 +197,7 @@ def run_plain(setting: str, cfg: DictConfig) -> None:
         return
     net.train()
     for step in range(num_steps()):
-        Clock.turns.next_step(step)
+        Clock.step(step)
         optimizer.zero_grad()
         inputs = normalize(images, scale, shift)
         with autocast:
@@ -236,62 +207,63 @@ def run_plain(setting: str, cfg: DictConfig) -> None:
         scheduler.step()
 
 
-def run_setting(setting: str, cfg: DictConfig) -> None:
-    """Train with one setting, by turns with the others."""
-    Clock.turns.wait(setting)
-    failed = True
-    try:
+def run_setting(setting: str, args: argparse.Namespace) -> None:
+    """Train with one setting in this process, and print the milliseconds per step."""
+    torch.set_num_threads(args.threads)
+    logging.disable(logging.WARNING)
+    gc.freeze()  # as a job does, so that the collector does not visit what was imported
+    with tempfile.TemporaryDirectory() as directory:
+        cfg = compose("default" if setting in PLAIN else setting, Path(directory) / "run", args)
         run_plain(setting, cfg) if setting in PLAIN else run_job(cfg)
-        failed = False
-    finally:
-        Clock.turns.end(failed=failed)
+    print("MILLISECONDS", Clock.milliseconds(), flush=True)
+    os._exit(0)  # without the bindings of triton reporting frozen objects
+
+
+def measure(setting: str) -> float:
+    """Milliseconds per step of one setting, in a new process."""
+    command = [sys.executable, *sys.argv, "--run", setting]
+    # Without these, the C library returns memory to the system after one step and asks for it again in the next one, in
+    # some processes and not in others: the same loop then takes from 12 to 16 ms.
+    malloc = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+    process = subprocess.run(command, env={**os.environ, **malloc}, capture_output=True, text=True)
+    match = re.search(r"^MILLISECONDS (.*)$", process.stdout, re.MULTILINE)
+    if match is None:
+        sys.exit(process.stdout + process.stderr)
+    return float(match[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--turns", type=int, default=20, help="turns of ten steps in each round")
+    parser.add_argument("--steps", type=int, default=300, help="steps that are measured in each run, a multiple of ten")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="hand is always measured")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--loader", action="store_true", help="minimal and default use their own loader")
+    parser.add_argument("--run", choices=SETTINGS, help=argparse.SUPPRESS)  # for the processes of the measurement
     args, overrides = parser.parse_known_args()
-    defaults = ("model=lenet", "data.batch_size=8")
-    args.overrides = [
-        text for text in defaults if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)
-    ]
-    args.overrides += overrides
-    torch.set_num_threads(args.threads)
-    gc.freeze()  # as a job does, so that the collector does not visit what was imported
-    atexit.register(gc.unfreeze)
-    logging.disable(logging.WARNING)
-    Clock.device, Clock.num_turns = torch.device(args.device), args.rounds * args.turns
-    settings = [setting for setting in SETTINGS if setting in {"hand", *args.settings}]
-    Clock.turns = Turns(settings, Clock.num_turns)
-    with tempfile.TemporaryDirectory() as directory:
-        threads = []
-        for setting in settings:
-            cfg = compose("default" if setting in PLAIN else setting, Path(directory) / setting, args)
-            threads.append(threading.Thread(target=run_setting, name=setting, args=(setting, cfg)))
-            threads[-1].start()
-        for thread in threads:
-            thread.join()
-    if Clock.turns.failed:
-        sys.exit(1)
+    typed = {override.partition("=")[0] for override in overrides}
+    args.overrides = [text for text in DEFAULTS if text.partition("=")[0] not in typed] + overrides
+    Clock.device, Clock.steps = torch.device(args.device), args.steps
+    if args.run:
+        run_setting(args.run, args)
+    times: dict[str, list[float]] = {setting: [] for setting in SETTINGS if setting in args.settings}
+    for number in range(args.rounds):
+        for setting in times if number % 2 == 0 else reversed(times):
+            times[setting].append(measure(setting))
+        print(f"round {number + 1}: { ({s: round(t[-1], 3) for s, t in times.items()}) }", file=sys.stderr, flush=True)
     device_name = torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, {args.threads} threads"
-    print(f"{device_name}, torch {torch.__version__}, {' '.join(args.overrides)}:\n")
-    print("| setting | ms per step | over barebones, ms | from - to | speed relative to hand | from - to |")
+    print(f"{device_name}, torch {torch.__version__}, {' '.join(args.overrides)}, {args.rounds} rounds:\n")
+    print("| setting | ms per step | lowest | over barebones | lowest over lowest | speed relative to hand |")
     print("|---|---|---|---|---|---|")
-    times = {
-        setting: [median(turns[start : start + args.turns]) for start in range(0, len(turns), args.turns)]
-        for setting, turns in Clock.turns.milliseconds.items()
-    }
-    for setting in settings:
-        over = sorted(a - b for a, b in zip(times[setting], times.get("barebones", times["hand"]), strict=True))
-        shares = sorted(b / a for a, b in zip(times[setting], times["hand"], strict=True))
-        cells = [f"{median(over):+.3f} | {over[0]:+.3f} - {over[-1]:+.3f}" if "barebones" in settings else " | "]
-        cells.append(f"{median(shares):.3f} | {shares[0]:.3f} - {shares[-1]:.3f}")
-        print(f"| {setting} | {median(times[setting]):.3f} | {' | '.join(cells)} |")
+    for setting, values in times.items():
+        cells = [f"{median(values):.3f}", f"{min(values):.3f}", "", "", ""]
+        if base := times.get("barebones"):
+            cells[2] = f"{median(a - b for a, b in zip(values, base, strict=True)):+.3f}"
+            cells[3] = f"{min(values) - min(base):+.3f}"
+        if hand := times.get("hand"):
+            cells[4] = f"{median(b / a for a, b in zip(values, hand, strict=True)):.3f}"
+        print(f"| {setting} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

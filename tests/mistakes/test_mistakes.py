@@ -1,6 +1,7 @@
 """Every command and call that a hurried user types is answered in one helpful line; see `tests.mistakes.run`."""
 
 import sys
+from copy import deepcopy
 from importlib import import_module
 
 import hydra
@@ -56,7 +57,7 @@ def composed_once():
         key = (tree.job, tree.user_dirs, *overrides, *options.items())
         if key not in configurations:
             configurations[key] = compose(tree, overrides, **options)
-        return configurations[key]
+        return deepcopy(configurations[key])  # the checks change what they get
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.ConfigTree, "compose", compose_once)
