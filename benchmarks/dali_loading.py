@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit("DALI is not installed: pip install nvidia-dali-cuda130")
     peers: Peers = {"plain DALI, from files": plain_dali}
     for mode in ("none", "encoded", "decoded"):
-        stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")  # type: ignore[arg-type]
+        stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")
         cached = replace(split, store=stores.get("train"))
         for name, loader_class in (("dali", DaliLoader), ("torch", TorchLoader)):
             source = "from files" if mode == "none" else f"cache {mode}"

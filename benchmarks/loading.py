@@ -222,11 +222,12 @@ def small_images(workers: int, rounds: int) -> None:
         uint8: torch_dataloader(pixels, SMALL_TRANSFORMS, SMALL_BATCH, workers),
         floats: torch_dataloader(pixels, [*SMALL_TRANSFORMS, *FLOAT_TRANSFORMS], SMALL_BATCH, workers),
     }
-    for name, options in {
+    settings: dict[str, dict[str, Any]] = {
         "ours, main process": {"workers": 0},
         f"ours, {workers} threads": {"workers": workers, "kind": "threads"},
         f"ours, {workers} processes": {"workers": workers, "kind": "processes"},
-    }.items():
+    }
+    for name, options in settings.items():
         loader = our_loader(split, SMALL_BATCH, crop="padded", side=SMALL, **options)
         peers[name] = lambda loader=loader: rate(loader, 5)  # type: ignore[misc]
     report("50,000 images of 32 x 32", peers, rounds, {"DataLoader uint8": uint8, "DataLoader float": floats})

@@ -148,7 +148,8 @@ def print_imports(checkout: Path, outputs: list[str]) -> None:
     samples = [import_rows(output) for output in outputs]
     rows: dict[str, tuple[float, float, str]] = {}
     for name, (_, _, importer) in samples[0].items():
-        own, total = (statistics.median(sample.get(name, (0, 0))[i] for sample in samples) for i in (0, 1))
+        found = [sample[name] for sample in samples if name in sample]
+        own, total = statistics.median(row[0] for row in found), statistics.median(row[1] for row in found)
         rows[name] = (own, total, importer)
     seconds = sum(own for own, _, _ in rows.values())
     shown = sorted((name for name in rows if rows[name][0] >= SMALL_SHARE * seconds), key=lambda name: -rows[name][0])
