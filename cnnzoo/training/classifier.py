@@ -91,6 +91,7 @@ class Classifier(pl.LightningModule):
         self.metadata = dict(metadata or {})
         self.logged_values: dict[str, float] = {}
         self._step_values: dict[str, Tensor | float] = {}  # of the present step
+        self._batch_images = 0  # in the latest training batch
         self._resumed_means: dict[str, list[Tensor]] = {}
         self.train_means: Any = nn.ModuleDict({name: Mean() for name in ("loss", "acc1")})
         self.topk = tuple(topk)

@@ -204,7 +204,7 @@ def test_pipe_gets_lines_without_codes(fork, tmp_path, flowers, environment):
 @pytest.mark.long
 def test_long_epoch_logs_lines_at_intervals(fork, tmp_path):
     overrides = ("trainer.max_epochs=1", "callbacks.progress.log_every_seconds=1e-6", f"run_dir={tmp_path / 'run'}")
-    output = fork(*SMALL_RUN, *overrides, "trainer.limit_val_batches=2").stdout
+    output = fork(*SMALL_RUN, *overrides, "trainer.limit_val_batches=2", "trainer.log_every_n_steps=1").stdout
     metrics = r"loss \d\.\d{3}  acc1 \d\.\d{3}  [\d,]+ images/s"
     time_left = r"0s left, \d+s left in the run"
     assert re.search(rf"^epoch 1/1  training  step 4/4  {metrics}  {time_left}$", output, re.MULTILINE)
