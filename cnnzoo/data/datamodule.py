@@ -208,7 +208,8 @@ class DataModule(pl.LightningDataModule):
     ) -> tuple[Tensor, Tensor]:
         """Copy the batch unless it is on the device; Lightning's method takes longer to find that out."""
         images, labels = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        non_blocking = device.type == "cuda"  # elsewhere the batch could be used before it is copied
+        return images.to(device, non_blocking=non_blocking), labels.to(device, non_blocking=non_blocking)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalize the images to float32 (N, C, H, W), channels-last in memory; the labels are unchanged."""

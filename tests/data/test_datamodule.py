@@ -2,6 +2,7 @@
 
 import multiprocessing
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -323,3 +324,11 @@ def test_ranks_of_a_trainer_share_the_images(loader):
         val += [label for _, labels in data.val_dataloader() for label in labels.tolist()]
     assert train == [2, 2, 2]
     assert sorted(val) == sorted(synthetic_data().split("val").labels.tolist())
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", False), ("mps", False), ("cuda", True)])
+def test_transfer_is_non_blocking_only_on_cuda(device, expected):
+    calls = []
+    tensor = SimpleNamespace(to=lambda device, non_blocking: calls.append((device.type, non_blocking)))
+    DataModule(Digits).transfer_batch_to_device((tensor, tensor), torch.device(device), 0)
+    assert calls == [(device, expected)] * 2
