@@ -1,8 +1,10 @@
 """Fixtures: folders of generated images, and loaders."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from cnnzoo.data.datasets.folder import ImageFolder
 from cnnzoo.data.loaders.sampler import EpochSampler
@@ -76,3 +78,24 @@ def make_loader():
     for loader in loaders:
         loader.close()
     join_workers(loader_threads())
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """Lets the CPU stand in for a GPU: streams do nothing, and pinned memory is ordinary memory."""
+
+    class Stream:
+        def __init__(self, device=None):
+            self.events = []
+
+        def record_event(self):
+            return object()
+
+        def wait_event(self, event):
+            self.events.append(event)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)

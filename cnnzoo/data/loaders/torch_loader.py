@@ -8,8 +8,9 @@ import torch
 from cnnzoo.checks import check_choice, check_int
 from cnnzoo.data.loaders.base import MAX_AUTO_WORKERS, BatchRequests, Loader
 from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder
-from cnnzoo.data.loaders.gpu import GpuDataset, fits_on_gpu, prefetch_to_device
+from cnnzoo.data.loaders.gpu import GpuDataset, fits_on_gpu
 from cnnzoo.data.loaders.sampler import EpochSampler
+from cnnzoo.data.loaders.transfer import prefetch_to_device
 from cnnzoo.data.loaders.workers import ProcessPool, ThreadPool, WorkerPool
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
