@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
+MAX_LIST_CHARACTERS = 200  # of the choices in an error, which should be one or two lines of a terminal
+
 
 class UserError(Exception):
     """An error that the user can correct: in the command line, in a call, in the data or on the machine.
@@ -20,6 +22,14 @@ def nearest(name: str, choices: Iterable[str], limit: int = 3) -> list[str]:
     return [by_lower[match] for match, ratio in zip(matches, ratios, strict=True) if ratio >= ratios[0] - 0.15]
 
 
+def list_choices(choices: Iterable[str], limit: int = 12) -> str:
+    """The first `limit` choices, or fewer long ones, separated by commas, with "..." if there are more."""
+    choices = list(choices)
+    while len(", ".join(choices[:limit])) > MAX_LIST_CHARACTERS:
+        limit = min(limit, len(choices)) - 1
+    return ", ".join(choices[:limit]) + (", ..." if len(choices) > limit else "")
+
+
 def unknown(kind: str, name: str, choices: Iterable[str], *, limit: int = 12) -> UserError:
     """The error for a `name` that is not among `choices`: it lists similar choices, or else the first `limit` of them.
 
@@ -29,5 +39,4 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, limit: int = 12) ->
     similar = nearest(name, choices)
     if similar:
         return UserError(f"unknown {kind} '{name}': did you mean {', '.join(similar)}?")
-    listed = ", ".join(choices[:limit]) + (", ..." if len(choices) > limit else "")
-    return UserError(f"unknown {kind} '{name}': expected one of: {listed}")
+    return UserError(f"unknown {kind} '{name}': expected one of: {list_choices(choices, limit)}")

@@ -22,6 +22,7 @@ from cnnzoo.errors import UserError
 from cnnzoo.runtime.formatting import plural
 from cnnzoo.runtime.interrupts import is_interrupt
 from cnnzoo.training.classifier import Classifier
+from cnnzoo.training.lightning_internals import direct_hook_calls
 
 WARMUP_STEPS = 3  # training steps before the clock starts, in which libraries choose their algorithms
 MIN_STEPS = 5  # training steps that are measured, however long they take
@@ -87,10 +88,14 @@ class HeldBatch:
 
 
 class Stopwatch(pl.Callback):
-    """Measures training and stops it after `seconds` seconds and at least `MIN_STEPS` steps."""
+    """Measures training and stops it after `seconds` seconds or `max_images` images, and at least `MIN_STEPS` steps.
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps, self.images = seconds, 0, 0
+    The clock starts after `warmup_steps` steps.
+    """
+
+    def __init__(self, seconds: float, *, warmup_steps: int = WARMUP_STEPS, max_images: float = float("inf")) -> None:
+        self.seconds, self.warmup_steps, self.max_images = seconds, warmup_steps, max_images
+        self.steps = self.images = 0
         self.start_time = self.start_wait = 0.0
         self.rate: float | None = None  # images per second; None until it is measured
         self.data_wait = 0.0  # fraction of the time spent waiting for batches
@@ -106,13 +111,14 @@ class Stopwatch(pl.Callback):
     ) -> None:
         self.steps += 1
         device, wait = trainer.strategy.root_device, getattr(trainer.train_dataloader, "wait_seconds", 0.0)
-        if self.steps == WARMUP_STEPS:
+        if self.steps == self.warmup_steps:
             synchronize(device)
             self.start_time, self.start_wait = time.perf_counter(), wait
-        elif self.steps > WARMUP_STEPS:
+        elif self.steps > self.warmup_steps:
             self.images += len(batch[1])
-            enough_steps = self.steps >= WARMUP_STEPS + MIN_STEPS
-            if enough_steps and time.perf_counter() - self.start_time >= self.seconds:
+            if self.steps < self.warmup_steps + MIN_STEPS:
+                return
+            if time.perf_counter() - self.start_time >= self.seconds or self.images >= self.max_images:
                 synchronize(device)
                 elapsed = time.perf_counter() - self.start_time
                 self.rate, self.data_wait = self.images / elapsed, min(1.0, (wait - self.start_wait) / elapsed)
@@ -138,15 +144,19 @@ def measure_headspace(data: DataModule, classifier: Classifier, make_trainer: Tr
 
 
 def measure_training(
-    data: DataModule, classifier: Classifier, make_trainer: TrainerFactory, seconds: float
+    data: DataModule, classifier: Classifier, make_trainer: TrainerFactory, seconds: float, **limits: Any
 ) -> tuple[float, float]:
     """Images per second of training, and the fraction of the time, 0 to 1, spent waiting for batches.
 
+    limits: further arguments of `Stopwatch`.
+
     Raises `UserError` if training ends before it has been measured.
     """
-    stopwatch = Stopwatch(seconds)
+    stopwatch = Stopwatch(seconds, **limits)
     try:
-        make_trainer(stopwatch).fit(classifier, datamodule=data)
+        trainer = make_trainer(stopwatch)
+        with direct_hook_calls(trainer):  # as in train.py
+            trainer.fit(classifier, datamodule=data)
     except SystemExit as error:
         if is_interrupt(error):
             raise KeyboardInterrupt from None

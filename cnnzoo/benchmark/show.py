@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from cnnzoo.benchmark.data_benchmark import DataBenchmark
 from cnnzoo.benchmark.measure import TrainerFactory
 from cnnzoo.benchmark.tables import bottleneck_text, cache_hint, result_rows, results_table
-from cnnzoo.checks import check_int, check_number
+from cnnzoo.checks import check_bool, check_int, check_number
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.describe.tables import check_csv, make_console, write_csv
 from cnnzoo.errors import UserError, unknown
@@ -18,17 +19,31 @@ from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.run_summary import device_summary, log_table
 from cnnzoo.training.train import IGNORED_WARNINGS
 
-JOBS = ("data",)
+JOBS = ("data", "gpu")
+DEFAULT_SECONDS = {"data": 2.0, "gpu": 8.0}
+ONLY_FOR_GPU = ("json", "small")
+GPU_KEYS = ("job", "seconds", "rounds", *ONLY_FOR_GPU, "seed", "trainer", "trainer.accelerator")
+"""The keys that `job=gpu` reads."""
 DURATION_FACTOR = 2
 """Duration of a measurement relative to its `seconds`, with start and warm-up, for the printed estimate."""
 
 log = logging.getLogger(__name__)
 
 
-def check_config(cfg: DictConfig) -> None:
-    """Check the job's own keys before anything is built; raises `UserError`."""
+def check_config(cfg: DictConfig, typed_keys: Sequence[str] = ()) -> None:
+    """Check the job's own keys before anything is built, and set the default of `seconds`; raises `UserError`.
+
+    typed_keys: the keys that the user has set; those that the job does not read are errors.
+    """
     if cfg.job not in JOBS:
         raise unknown("job", str(cfg.job), JOBS)
+    for key in typed_keys:
+        if cfg.job == "gpu" and key not in GPU_KEYS and not key.startswith("hydra"):
+            raise UserError(f"{key}: job=gpu does not read it; leave it out (its keys: {', '.join(GPU_KEYS)})")
+        if cfg.job == "data" and key in ONLY_FOR_GPU:
+            raise UserError(f"{key}: only job=gpu reads it; leave it out")
+    if cfg.seconds is None:
+        cfg.seconds = DEFAULT_SECONDS[cfg.job]
     check_number("seconds", cfg.seconds, above=0, maximum=3600, note="(per measurement)")
     for key in ("rounds", "images", "finalists"):
         check_int(key, cfg[key], minimum=1)
@@ -36,6 +51,11 @@ def check_config(cfg: DictConfig) -> None:
         raise UserError(f"data.cache.persist={cfg.data.cache.persist}: a benchmark writes no cache; leave it out")
     if cfg.csv is not None:
         check_csv(Path(cfg.csv))
+    if cfg.job == "gpu":
+        if cfg.small != "auto":
+            check_bool("small", cfg.small, note="or auto (true without a CUDA GPU)")
+        if cfg.json is not None:
+            check_csv(Path(cfg.json), "json")
 
 
 def run_data_benchmark(cfg: DictConfig, data: DataModule, classifier: Classifier, make_trainer: TrainerFactory) -> None:

@@ -2,6 +2,7 @@
 
 from cnnzoo.callbacks.bottleneck import Bottleneck
 from cnnzoo.callbacks.checkpoint import CheckpointSaver
+from cnnzoo.callbacks.early_stopping import EarlyStopping
 from cnnzoo.callbacks.ema import EMA
 from cnnzoo.callbacks.epoch_table import EpochTable
 from cnnzoo.callbacks.gpu_stats import GpuStats
@@ -21,6 +22,7 @@ __all__ = [
     "Bottleneck",
     "CheckpointSaver",
     "CustomScalarLayout",
+    "EarlyStopping",
     "EpochTable",
     "Evaluation",
     "Filters",

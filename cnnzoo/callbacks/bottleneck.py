@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from cnnzoo.callbacks.throughput import Throughput
 from cnnzoo.data.loaders.dali_loader import DaliLoader
 from cnnzoo.data.loaders.torch_loader import TorchLoader
-from cnnzoo.runtime.cpu import usable_cores
+from cnnzoo.runtime.cpu import cores_per_rank
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ class Bottleneck(Callback):
         if data_wait is None or data_wait <= DATA_WAIT_THRESHOLD or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
-        suggestion = suggest_change(loader) if isinstance(loader, TorchLoader | DaliLoader) else ""
+        suggestion = ""
+        if isinstance(loader, TorchLoader | DaliLoader):
+            suggestion = suggest_change(loader, cores_per_rank(trainer.num_devices))
         if suggestion == self._last_suggestion:
             return
         self._last_suggestion = suggestion
@@ -43,9 +45,12 @@ class Bottleneck(Callback):
         )
 
 
-def suggest_change(loader: TorchLoader | DaliLoader) -> str:
-    """The setting to change first to get batches sooner, as text; empty if there is none left."""
-    split, cores = loader.split, usable_cores()
+def suggest_change(loader: TorchLoader | DaliLoader, cores: int) -> str:
+    """The setting to change first to get batches sooner, as text; empty if there is none left.
+
+    cores: how many the rank of the loader may use.
+    """
+    split = loader.split
     if split.paths is None:
         return "loader.workers=1, which builds batches in advance" if not loader.workers else ""
     cached_fraction = 0.0 if split.store is None else split.store.num_cached / len(split)

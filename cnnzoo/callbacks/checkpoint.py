@@ -147,6 +147,10 @@ class CheckpointSaver(Checkpoint):
             self._wait(trainer)
             raise _training_stopped()
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Otherwise Lightning does not update the schedules by epoch after the epoch within which a run was resumed.
+        trainer.fit_loop.restarting = False
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             best = ["best"] if self._is_new_best(trainer) else []

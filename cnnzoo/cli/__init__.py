@@ -10,12 +10,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -35,7 +36,7 @@ from cnnzoo.runtime.files import check_current_directory, check_utf8
 from cnnzoo.runtime.interrupts import raise_at_sigint
 from cnnzoo.runtime.stdout import exit_at_stdout_error, prepare_streams
 
-__all__ = ["CONF", "ConfigTree", "instantiate", "prepare", "run", "was_typed"]
+__all__ = ["CONF", "ConfigTree", "compose", "instantiate", "prepare", "run", "typed_keys", "was_typed"]
 
 LIBRARY_LOG_LEVELS = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99"}
 """Silences warnings about sockets and profilers that torch prints from C++ and that a user can do nothing about."""
@@ -183,10 +184,21 @@ def was_typed(key: str) -> bool:
 
     Always true without a command line: then a caller has set the whole configuration.
     """
+    return key in typed_keys() if HydraConfig.initialized() else True
+
+
+def compose(job: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose the configuration of a job, also while another job runs."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(job, overrides=list(overrides))
+    return ConfigTree(job).compose(overrides)
+
+
+def typed_keys() -> list[str]:
+    """The keys and groups that the overrides set, as in `was_typed`; empty without a command line."""
     if not HydraConfig.initialized():
-        return True
-    overrides = [parse_override(str(override)) for override in HydraConfig.get().overrides.task]
-    return any(override.key_or_group == key for override in overrides)
+        return []
+    return [parse_override(str(override)).key_or_group for override in HydraConfig.get().overrides.task]
 
 
 def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:

@@ -22,8 +22,11 @@ FIXED_KEYS = (
     "data.split_seed",
     "data.image_size",
     "data.channels",
+    "optimizer._target_",
+    "scheduler._target_",
+    "first_layer_lr_ratio",
 )
-"""Keys that a resumed run cannot change, because the result would be another run."""
+"""Keys that a resumed run cannot change: the result would be another run, or the saved state would not fit."""
 RUN_KEYS = ("run_dir", "resume")
 OLD_INTERVAL = "callbacks.checkpoint.every_minutes"
 """What runs of earlier versions have instead of `callbacks.checkpoint.every_n_seconds`."""
@@ -138,7 +141,7 @@ def merge_run_config(run_dir: Path, before: DictConfig, after: DictConfig, new_o
             saved_value = OmegaConf.select(saved, key, default=None)
             raise UserError(
                 f"{key}={new_values.get(key)}: the run in {run_dir} has {saved_value}, and a resumed run keeps its "
-                "network, data and seed; leave it out, or start a new run"
+                "network, data, seed, optimizer and schedule; leave it out, or start a new run"
             )
         parent, _, name = key.rpartition(".")
         if key in new_values:

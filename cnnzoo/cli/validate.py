@@ -18,7 +18,7 @@ from cnnzoo.cli.options import sort_arguments
 from cnnzoo.cli.overrides import ConfigTree, config_tree, parse_override, quote, quote_path
 from cnnzoo.cli.run_dir import check_run_dir
 from cnnzoo.cli.suggestions import CHOICE_HABITS, did_you_mean
-from cnnzoo.errors import UserError, unknown
+from cnnzoo.errors import UserError, list_choices, unknown
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.command import job_command
 from cnnzoo.runtime.files import check_utf8
@@ -186,7 +186,7 @@ class _Checks:
             return
         choices = self.tree.choices(group)
         if value == "":
-            raise UserError(f"{group}=: no choice given; expected one of: {', '.join(choices)}")
+            raise UserError(f"{group}=: no choice given; expected one of: {list_choices(choices)}")
         if override.is_add() and self.tree.default_choices().get(group) is not None:
             raise UserError(f"{override.input_line}: the job has a choice of {group} already; type {group}={value}")
         if isinstance(value, list) and group not in LIST_GROUPS:

@@ -9,16 +9,21 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from cnnzoo.checks import check_choice, check_int
+from cnnzoo.checks import check_bool, check_choice, check_int
 from cnnzoo.data.cache.cache import Cache, fill_once_per_machine
 from cnnzoo.data.cache.fill import Progress
 from cnnzoo.data.cache.shared_memory import ImageStore
+from cnnzoo.data.loaders.gpu_placement import place_on_all_ranks
+from cnnzoo.data.loaders.progressive import grow_images
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.torch_loader import BAD_FILE_POLICIES, TorchLoader
 from cnnzoo.data.split import SPLITS, Source, Split
 from cnnzoo.data.transforms.augment import Augment
-from cnnzoo.data.transforms.preprocess import Preprocess, normalize
+from cnnzoo.data.transforms.preprocess import Preprocess, normalize, per_channel
 from cnnzoo.errors import UserError, unknown
+
+STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+"""The splits that a stage of Lightning's trainer uses."""
 
 
 class DataModule(pl.LightningDataModule):
@@ -27,11 +32,15 @@ class DataModule(pl.LightningDataModule):
     source: a class such as `ImageFolder`, called as `source(root=root, split_seed=split_seed)`.
     batch_size: per process.
     image_size, channels: requested by the user; None leaves the decision to `set_input` or the data set.
+    start_size: the image size of the first training epochs under a trainer with `max_epochs`; it grows to `image_size`
+        by `progressive_size`. None, and with `overfit_batches`: the same size in all epochs.
+    balance: train on equally many images of each class, repeating those of small classes; see `EpochSampler`.
     loader: `TorchLoader` or a class like it, with its own options bound by `functools.partial`.
     fill_progress: shows the progress while the cache is filled; see `cnnzoo.data.cache.fill`.
 
     `proposed_image_size` and `proposed_channels` are the data set's. After `set_input`, `resolved_image_size`,
-    `resolved_channels`, `resolved_mean`, `resolved_std`, `resolved_augment` and `preprocess` are set.
+    `resolved_channels`, `resolved_mean`, `resolved_std`, `resolved_augment` and `preprocess` are set. After
+    `resolve_cache`, `resolved_cache` is `cache` with a mode other than "auto".
 
     Without a trainer it acts as rank 0 of 1. Raises UserError for values out of range.
     """
@@ -45,7 +54,9 @@ class DataModule(pl.LightningDataModule):
         split_seed: int = 0,
         batch_size: int = 64,
         image_size: int | None = None,
+        start_size: int | None = None,
         channels: int | None = None,
+        balance: bool = False,
         seed: int = 0,
         augment: Augment = Augment(),  # noqa: B008 - a frozen dataclass
         cache: Cache = Cache(mode="none"),  # noqa: B008
@@ -60,8 +71,11 @@ class DataModule(pl.LightningDataModule):
         check_int("data.split_seed", split_seed, minimum=0)
         if image_size is not None:
             image_size = check_int("data.image_size", image_size, minimum=1)
+        if start_size is not None:
+            start_size = check_int("data.start_size", start_size, minimum=1)
         if channels is not None:
             channels = int(check_choice("data.channels", channels, (1, 3), note="(1 is grey, 3 is RGB)"))
+        self.balance = check_bool("data.balance", balance)
         self.seed = check_int("seed", seed, minimum=0)
         if not isinstance(augment, Augment):
             raise UserError(f"augment={augment}: expected an Augment, such as Augment(crop='padded')")
@@ -74,8 +88,10 @@ class DataModule(pl.LightningDataModule):
         self.name = name or self.source.name
         self.classes = self.source.classes
         self.requested_image_size, self.requested_channels = image_size, channels
+        self.start_size = start_size
         self.augment, self.loader = augment, loader
-        self.cache, self.on_bad_file = cache, on_bad_file
+        self.cache = self.resolved_cache = cache
+        self.on_bad_file = on_bad_file
         self.fill_progress = fill_progress
         self.input_resolved = False
         self._stores: dict[str, ImageStore] = {}
@@ -119,11 +135,15 @@ class DataModule(pl.LightningDataModule):
         `mean` and `std`, for pixel values from 0 to 1, and `eval_resize` are those that pretrained weights were trained
         with. Values set in `augment` take precedence; without either, the data set's statistics are used. The values of
         three channels are averaged for grey images, and one value is repeated for three channels. Closes the loaders
-        and drops the cache.
+        and drops the cache. Raises UserError if `start_size` is larger than `image_size`.
         """
+        if self.start_size is not None and self.start_size > image_size:
+            raise UserError(
+                f"data.start_size={self.start_size}: the image size is {image_size}; type a smaller data.start_size"
+            )
         self.resolved_image_size, self.resolved_channels = image_size, channels
-        self.resolved_mean = _per_channel("mean", self.augment.mean or mean or self.source.mean, channels)
-        self.resolved_std = _per_channel("std", self.augment.std or std or self.source.std, channels)
+        self.resolved_mean = per_channel("mean", self.augment.mean or mean or self.source.mean, channels)
+        self.resolved_std = per_channel("std", self.augment.std or std or self.source.std, channels)
         self.resolved_augment = replace(
             self.augment,
             mean=self.resolved_mean,
@@ -132,7 +152,7 @@ class DataModule(pl.LightningDataModule):
         )
         self.input_resolved = True
         self._close_loaders()  # they were created for the previous size
-        self._stores = {}
+        self._stores, self.resolved_cache = {}, self.cache
 
     def variant(self, **changes: Any) -> "DataModule":
         """A copy with other attributes (`loader`, `cache` or `source`), the same resolved input, and its own loaders.
@@ -141,10 +161,10 @@ class DataModule(pl.LightningDataModule):
         """
         other = copy(self)
         other._loaders = {}
-        if {"cache", "source"} & set(changes):
-            other._stores = {}
         for name, value in changes.items():
             setattr(other, name, value)
+        if {"cache", "source"} & set(changes):
+            other._stores, other.resolved_cache = {}, other.cache
         return other
 
     @property
@@ -176,15 +196,32 @@ class DataModule(pl.LightningDataModule):
         fast_dev_run = bool(self.trainer and getattr(self.trainer, "fast_dev_run", False))
         if stage == "fit" and not self._stores and not fast_dev_run:
             self._close_loaders()
-            splits = {name: self.split(name) for name in ("train", "val")}
+            self.resolve_cache()
             self._stores = fill_once_per_machine(
-                self.cache,
-                {name: split for name, split in splits.items() if split is not None and split.paths is not None},
+                self.resolved_cache,
+                self._splits_to_cache(),
                 channels=self.resolved_channels,
                 on_bad_file=self.on_bad_file,
+                verify_jpegs=getattr(self.build_loader("train"), "verifies_jpegs", False),
                 trainer=self.trainer,
                 progress=self.fill_progress,
             )
+        if self.trainer is not None and self.trainer.strategy.root_device.type == "cuda":
+            # Not with the first batch: all ranks call this, but a rank may have no batch of a small split.
+            names = [name for name in STAGE_SPLITS.get(stage or "", ()) if self.split(name) is not None]
+            place_on_all_ranks([self._loader(name) for name in names], self.trainer.world_size)
+
+    def resolve_cache(self) -> None:
+        """Set `resolved_cache`: `cache`, with "decoded" or "encoded" instead of the mode "auto".
+
+        Filling the cache does this. Before that, it makes `build_loader` choose the loader for the filled cache.
+        """
+        self.setup()
+        self.resolved_cache = self.resolved_cache.resolve(self._splits_to_cache(), self.resolved_channels)
+
+    def _splits_to_cache(self) -> dict[str, Split]:
+        splits = {name: self.split(name) for name in ("train", "val")}
+        return {name: split for name, split in splits.items() if split is not None and split.paths is not None}
 
     def train_dataloader(self) -> Any:
         """The training loader. It is created once, and each iteration is its next epoch; see `Loader`.
@@ -263,8 +300,11 @@ class DataModule(pl.LightningDataModule):
         self.setup()
         split = self.split(name)
         assert split is not None
-        if name in self._stores:
-            split = replace(split, store=self._stores[name])
+        if split.paths is not None:
+            # Another process of this machine may have filled the cache, in another mode than this one expected.
+            filled = [store.channels is not None for store in self._stores.values()]
+            cache_decodes = any(filled) if filled else self.resolved_cache.mode == "decoded"
+            split = replace(split, store=self._stores.get(name), cache_decodes=cache_decodes)
         trainer = self.trainer
         sampler = EpochSampler(
             len(split),
@@ -274,9 +314,10 @@ class DataModule(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             frozen=bool(trainer and getattr(trainer, "overfit_batches", 0)),
+            labels=split.labels if self.balance else None,
         )
         sampler.start_at(start_batch)
-        return self.loader(
+        loader = self.loader(
             split,
             sampler,
             augment=self.resolved_augment,
@@ -286,7 +327,11 @@ class DataModule(pl.LightningDataModule):
             seed=self.seed,
             on_bad_file=self.on_bad_file,
             device=trainer.strategy.root_device if trainer else None,
+            local_ranks=trainer.num_devices if trainer else None,
         )
+        if self.start_size is not None and name == "train" and trainer is not None and not sampler.frozen:
+            grow_images(loader, start=self.start_size, epochs=trainer.max_epochs)
+        return loader
 
     def _loader(self, name: str) -> Any:
         """The split's loader. It is created once, so that its workers stay alive between epochs."""
@@ -301,14 +346,3 @@ class DataModule(pl.LightningDataModule):
         for loader in self._loaders.values():
             loader.close()
         self._loaders = {}
-
-
-def _per_channel(field: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
-    values = tuple(float(value) for value in values)
-    if len(values) == channels:
-        return values
-    if len(values) == 1:
-        return values * channels
-    if channels == 1 and len(values) == 3:
-        return (sum(values) / 3,)
-    raise UserError(f"augment.{field}={list(values)}: {len(values)} numbers, expected 1 or 3")

@@ -29,6 +29,7 @@ class Split:
     pixels: npt.NDArray[np.uint8] | None = None  # (N, H, W, C)
     paths: npt.NDArray[np.bytes_] | None = None  # (N,), encoded by os.fsencode
     store: "ImageStore | None" = None  # the cached images of `paths`
+    cache_decodes: bool = False  # `store` has pixels instead of files, or will have them once it is filled
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -112,15 +112,18 @@ def zoo_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
     return table
 
 
-def check_csv(path: Path) -> None:
-    """Raise the `UserError` of `write_csv` before the rows are computed; the file is left as it is."""
+def check_csv(path: Path, key: str = "csv") -> None:
+    """Raise the `UserError` of `write_csv` before the rows are computed; the file is left as it is.
+
+    key: the key that the user sets, for files of another kind.
+    """
     if not path.absolute().parent.is_dir():
-        raise UserError(f"csv={path} cannot be written: there is no directory {path.absolute().parent}")
+        raise UserError(f"{key}={path} cannot be written: there is no directory {path.absolute().parent}")
     existed = path.exists()
     try:
         path.open("a").close()
     except OSError as error:
-        raise UserError(f"csv={path} cannot be written: {error.strerror}") from error
+        raise UserError(f"{key}={path} cannot be written: {error.strerror}") from error
     if not existed:
         path.unlink()
 

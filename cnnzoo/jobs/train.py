@@ -4,6 +4,8 @@ Examples:
   python train.py model=resnet                                  ResNet-18 on 1,797 handwritten digits (included)
   python train.py model=vgg model.name=vgg11_bn                 another family, and one of its networks
   python train.py model=lenet data=folder data.root=~/flowers   your own images, one folder per class
+  python train.py experiment=transfer model=squeezenet model.weights=DEFAULT data=folder data.root=~/flowers
+                                                                fine-tune a pretrained network on your own images
   python train.py -m model=lenet,resnet optimizer.lr=0.1,0.01   all four combinations one after the other, and a table
   python train.py -m sweep=optuna model=lenet                   a hyperparameter search with Optuna
   python train.py model=resnet trainer=ddp                      on all devices of this machine
@@ -29,6 +31,8 @@ Common keys:
   trainer.max_epochs=20          number of epochs
   trainer.precision=32           numeric precision; every argument of Lightning's Trainer is a key of trainer
   label_smoothing=0.1            label smoothing of the loss
+  mixup=0.2, cutmix=1.0          mix pairs of training images
+  class_weights=balanced         weight the loss for classes with few images
   ema=0.999                      average the weights with this decay; the average is what is evaluated and saved
   compile=default                compile the network; also reduce-overhead or max-autotune (torch.compile's modes)
   seed=1                         seed of the initial weights, the order of the images and the augmentation
@@ -39,23 +43,59 @@ Common keys:
 A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
 
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
 from cnnzoo import cli
 from cnnzoo.runtime.imports import imports_without_gc
 from cnnzoo.training.check_config import check_accelerator, check_config
 
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, Trainer
+
+    from cnnzoo.data.datamodule import DataModule
+    from cnnzoo.models.input_spec import InputSpec
+    from cnnzoo.training.classifier import Classifier
+
 
 def main(cfg: DictConfig) -> float | None:
     """Train as configured. Returns the metric that a sweep optimizes."""
     check_config(cfg)
     with imports_without_gc():  # here because torch takes seconds to load, and a misspelt key is reported without torch
-        from cnnzoo.callbacks.progress import cache_progress
         from cnnzoo.training import train
-        from cnnzoo.training.device_defaults import apply_device_defaults
 
     check_accelerator(cfg.trainer)
+    if cfg.get("tune") is not None:
+        from cnnzoo.training.tune import apply_tuning
+
+        apply_tuning(cfg, build_trial)
+    data, classifier, input_spec = build_classifier(cfg)
+    trainer = build_trainer(cfg, classifier)
+    if not cli.was_typed("data.batch_size") and cfg.get("tune") != "batch_size":
+        train.lower_batch_size(data, cfg, trainer.world_size)
+    return train.train(classifier, data, trainer, input_spec, cfg)
+
+
+def build_trial(cfg: DictConfig) -> "tuple[DataModule, Classifier, Trainer]":
+    """Build what a finder of `tune` trains."""
+    from cnnzoo.training import train
+
+    data, classifier, _ = build_classifier(cfg)
+    if not cli.was_typed("data.batch_size"):
+        train.lower_batch_size(data, cfg, world_size=1)
+    return data, classifier, build_trainer(cfg, classifier)
+
+
+def build_classifier(cfg: DictConfig) -> "tuple[DataModule, Classifier, InputSpec]":
+    """Build the data, and the network with its optimizer and schedule; each `auto` in `cfg` is replaced."""
+    from cnnzoo.callbacks.progress import cache_progress
+    from cnnzoo.training import train
+    from cnnzoo.training.device_defaults import apply_device_defaults
+    from cnnzoo.training.finetune import apply_finetune_defaults
+
     apply_device_defaults(cfg)
+    apply_finetune_defaults(cfg)
     train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data", fill_progress=cache_progress)
     net, input_spec = train.build_network(cfg.model, data)
@@ -63,23 +103,30 @@ def main(cfg: DictConfig) -> float | None:
         net,
         input_spec,
         data,
-        optimizer=cli.instantiate(cfg.optimizer, "optimizer"),
-        scheduler=cli.instantiate(cfg.scheduler, "scheduler"),
+        optimizer=cli.instantiate(cfg.optimizer, "optimizer", _convert_="all"),  # checkpoints hold plain types only
+        scheduler=cli.instantiate(cfg.scheduler, "scheduler", _convert_="all"),
         cfg=cfg,
     )
+    return data, classifier, input_spec
+
+
+def build_trainer(cfg: DictConfig, classifier: "Classifier", *more_callbacks: "Callback") -> "Trainer":
+    """Build the trainer with the configured callbacks and loggers, and `more_callbacks`."""
+    from cnnzoo.training import train
+    from cnnzoo.training.finetune import freeze_callbacks
+
     callbacks = [cli.instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    trainer = cli.instantiate(
+    freeze = freeze_callbacks(cfg, classifier.net)
+    trainer: Trainer = cli.instantiate(
         cfg.trainer,
         "trainer",
-        callbacks=callbacks + train.ema_callbacks(cfg.ema),
+        callbacks=[*callbacks, *freeze, *train.ema_callbacks(cfg.ema), *more_callbacks],
         logger=[cli.instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
-        strategy=train.build_strategy(cfg.trainer),
+        strategy=train.build_strategy(cfg.trainer, has_frozen_parameters=bool(freeze)),
         # Validation runs without inference mode: with it, the test would compile the network once more.
         inference_mode=cfg.trainer.inference_mode and not cfg.compile,
     )
-    if not cli.was_typed("data.batch_size"):
-        train.lower_batch_size(data, cfg, trainer.world_size)
-    return train.train(classifier, data, trainer, input_spec, cfg)
+    return trainer
 
 
 def run() -> None:

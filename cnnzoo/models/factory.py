@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from cnnzoo.checks import check_int, check_number
@@ -48,7 +49,8 @@ def create_model(
         a small variant accepts both values.
     overrides: further arguments of the network's constructor, such as `dropout=0.2`.
 
-    The network has an attribute `arguments`: `create_model(**net.arguments)` builds it again, without its weights.
+    The network has an attribute `arguments`: `create_model(**net.arguments)` builds it again, without its weights. With
+    `weights`, `replaced_parameters` lists the parameters of a head for another number of classes, which stay random.
 
     Raises `UserError` for an unknown name, stem, weights or override, for a value that a layer rejects, and for weights
     that do not fit the network.
@@ -86,7 +88,7 @@ def create_model(
         if key in checkpoint_arguments and key not in overrides
     }
     net = _build(entry, arguments, overrides)
-    load_weights(
+    net.replaced_parameters = load_weights(  # type: ignore[assignment]
         net,
         state_dict,
         source=f"weights={weights} for {name}",
@@ -95,6 +97,18 @@ def create_model(
         num_classes=arguments["num_classes"],
     )
     return net
+
+
+def head_parameters(net: nn.Module) -> list[str]:
+    """The names of the parameters whose shape depends on the number of classes, those of auxiliary heads included.
+
+    net: built by `create_model`.
+    """
+    arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        other = create_model(**{**arguments, "num_classes": arguments["num_classes"] + 1})
+    shapes = {name: parameter.shape for name, parameter in other.named_parameters()}
+    return [name for name, parameter in net.named_parameters() if parameter.shape != shapes[name]]
 
 
 def config_overrides(args: Mapping[Any, Any]) -> dict[str, Any]:

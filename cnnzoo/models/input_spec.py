@@ -40,6 +40,7 @@ def resolve_input(
     proposed_channels: int,
     requested_size: int | None = None,
     requested_channels: int | None = None,
+    start_size: int | None = None,
     stem: str = "auto",
     published: bool = False,
     key: str = "data.image_size",
@@ -51,11 +52,13 @@ def resolve_input(
         smallest or lowered to the largest size that the network accepts.
     requested_size, requested_channels: the values that the user set; None if unset. A size outside the network's limits
         is an error.
+    start_size: the image size of the first training epochs, if the user set one. One below the network's smallest size
+        is an error.
     stem: "native", "small", or "auto": the small stem below 64 pixels if the network has one and `published` is false.
     published: whether published weights are loaded, which exist for the native stem only.
     key: name of the setting for `requested_size` in error messages.
 
-    Raises `UserError` for a requested size outside the network's limits and for an unknown stem.
+    Raises `UserError` for requested sizes outside the network's limits and for an unknown stem.
     """
     check_choice("model.stem", stem, ("auto", "native", "small"))
     size = proposed_size if requested_size is None else requested_size
@@ -65,9 +68,11 @@ def resolve_input(
     smallest, largest = info.sizes(stem)
     image_size = max(size, smallest) if largest is None else min(max(size, smallest), largest)
     notes = []
+    network = info.name if info.small_min_size is None else f"{info.name} with the {stem} stem"
+    expected = size_range_text(smallest, largest)
+    if start_size is not None and start_size < smallest:
+        raise UserError(f"data.start_size={start_size}: {network} takes {expected} pixels")
     if image_size != size:
-        network = info.name if info.small_min_size is None else f"{info.name} with the {stem} stem"
-        expected = size_range_text(smallest, largest)
         if requested_size is not None:
             raise UserError(f"{key}={requested_size}: {network} takes {expected} pixels")
         notes.append(f"image size {size} -> {image_size}: {network} takes {expected} pixels")

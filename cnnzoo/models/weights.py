@@ -122,7 +122,7 @@ def load_weights(
     published: bool,
     build: Callable[..., nn.Module],
     num_classes: int,
-) -> None:
+) -> list[str]:
     """Load `state_dict` into `net`, in place, and adapt it to another number of channels or classes.
 
     If the number of input channels differs, the weight of the first convolution is folded or spread. In FractalNet this
@@ -132,6 +132,8 @@ def load_weights(
     source: the beginning of log and error messages.
     published: whether the weights are torchvision's.
     build: `build(num_classes=...)` builds the network again. It shows which parameters belong to the heads.
+
+    Returns the names of the parameters that keep their random initialization.
 
     Raises `UserError` that lists the first other keys which do not fit.
     """
@@ -177,6 +179,7 @@ def load_weights(
         listed = "; ".join(f"{problem}: {_shorten(keys, limit)}" for problem, keys in problems.items())
         raise UserError(f"{source} does not fit: {listed}")
     net.load_state_dict(state_dict)
+    return replaced
 
 
 def _differs_only_in_dim(dim: int, a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -3,202 +3,33 @@ although they make no sense. Nothing here imports torch, so a wrong value is rep
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnzoo.checks import check_bool, check_choice, check_int, check_number
+from cnnzoo.checks import check_choice, check_int, check_number
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime.formatting import plural
+from cnnzoo.training.setting_checks import (
+    COMPILE_MODES,
+    EVALUATION_METRICS,
+    METRICS,
+    OPTIMIZER_CHECKS,
+    RUN_CHECKS,
+    SCHEDULER_CHECKS,
+    TRAINER_CHECKS,
+    Check,
+)
 
-Check = Callable[[str, Any], object]
-"""Called with a key and its value; raises UserError for a value that is not allowed."""
-
-EVALUATION_METRICS = ("val/acc1", "val/acc5", "val/loss")
-METRICS = (*EVALUATION_METRICS, "train/loss", "train/acc1", "train/loss_epoch", "train/acc1_epoch")
-"""Metrics that a callback can monitor."""
-PRECISIONS = ("auto", "16", "16-true", "16-mixed", "bf16", "bf16-true", "bf16-mixed", "32", "32-true", "64", "64-true")
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
-PROFILERS = ("simple", "advanced", "pytorch")
 UNSUPPORTED_CALLBACKS = {
     "LearningRateFinder": "try several rates instead, with -m optimizer.lr=0.3,0.1,0.03,0.01",
     "BatchSizeFinder": "set data.batch_size; a run that exceeds the memory says what to type",
     "BackboneFinetuning": "set model.weights and a low optimizer.lr to fine-tune all layers",
 }
 """Callbacks that change the run from within, and what to do instead."""
-
-
-def _optional(check: Check) -> Check:
-    """`check`, which also accepts null."""
-    return lambda key, value: None if value is None else check(key, value)
-
-
-def _int(minimum: int, note: str = "", *, also: tuple[Any, ...] = ()) -> Check:
-    """A whole number from `minimum`, or one of the values `also`."""
-
-    def check(key: str, value: Any) -> object:
-        if not isinstance(value, bool) and value in also:
-            return value
-        return check_int(key, value, minimum=minimum, note=note)
-
-    return check
-
-
-def _number(note: str = "", **bounds: float) -> Check:
-    return lambda key, value: check_number(key, value, note=note, **bounds)
-
-
-def _choice(*choices: Any) -> Check:
-    return lambda key, value: check_choice(key, value, choices)
-
-
-def _batches(minimum: int) -> Check:
-    """A whole number of batches from `minimum`, or a fraction of them up to 1.0, greater than 0 if `minimum` is."""
-
-    def check(key: str, value: Any) -> object:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and isinstance(value, float) and (0 < value <= 1 or value == minimum == 0):
-            return value
-        if is_number and isinstance(value, int) and value >= minimum:
-            return value
-        lowest = "above 0.0" if minimum else "from 0.0"
-        raise UserError(
-            f"{key}={value}: expected a number of batches >= {minimum}, or a fraction of them {lowest} to 1.0"
-        )
-
-    return check
-
-
-def _duration(key: str, value: Any) -> None:
-    if isinstance(value, Mapping) or re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)):
-        return
-    raise UserError(
-        f"{key}={value}: expected days:hours:minutes:seconds, each with two digits, such as 00:01:30:00 for 90 minutes"
-    )
-
-
-def _max_epochs(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise UserError(
-            f"{key}={value}: expected a number of epochs >= 1, or -1 (until trainer.max_steps or trainer.max_time)"
-        )
-
-
-def _val_check_interval(key: str, value: Any) -> None:
-    check = _duration if isinstance(value, str) and ":" in value else _batches(1)
-    check(key, value)
-
-
-def _devices(key: str, value: Any) -> object:
-    if isinstance(value, int | float) or value is None:
-        return _int(1, "or auto", also=(-1,))(key, value)
-    text = str(value)
-    if text != "auto" and not re.fullmatch(r"-1|[1-9]\d*|\[?\d+(, ?\d+)*,?\]?", text):
-        raise UserError(f"{key}={value}: expected a number of devices, auto, or their numbers, such as [0,1]")
-    return value
-
-
-def _strategy(key: str, value: Any) -> None:
-    if isinstance(value, str) and (
-        not re.fullmatch(r"auto|ddp(_\w+)?|single_device", value) or re.search("spawn|fork|notebook", value)
-    ):
-        raise UserError(f"{key}={value}: expected auto or ddp; type trainer=fsdp for sharded weights")
-
-
-def _precision(key: str, value: Any) -> object:
-    return check_choice(key, str(value), PRECISIONS)
-
-
-def _bool_or_auto(key: str, value: Any) -> None:
-    if not isinstance(value, bool) and value != "auto":
-        raise UserError(f"{key}={value}: expected auto, true or false")
-
-
-def _compile(key: str, value: Any) -> None:
-    if not isinstance(value, bool) and value not in COMPILE_MODES:
-        raise UserError(f"{key}={value}: expected false, true, {', '.join(COMPILE_MODES[:-1])} or {COMPILE_MODES[-1]}")
-
-
-def _betas(key: str, value: Any) -> None:
-    values = list(value) if isinstance(value, list | tuple) else []
-    if len(values) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in values):
-        raise UserError(f"{key}={value}: expected two numbers >= 0 and < 1, such as [0.9,0.999]")
-
-
-def _milestones(key: str, value: Any) -> None:
-    values = value if isinstance(value, list | tuple) else [None]
-    if not all(isinstance(milestone, int | float) and 0 < milestone < 1 for milestone in values):
-        raise UserError(f"{key}={value}: expected fractions of the training, each > 0 and < 1, such as [0.5,0.75]")
-
-
-RUN_CHECKS: dict[str, Check] = {
-    "seed": lambda key, value: check_int(key, value, minimum=0, maximum=2**32 - 1),
-    "test": check_bool,
-    "compile": _compile,
-    "channels_last": _bool_or_auto,
-    "tf32": _optional(_bool_or_auto),
-    "ema": _optional(_number("such as 0.999, or null to turn averaging off", above=0, below=1)),
-    "label_smoothing": _number(minimum=0, below=1),
-    "optimized_metric": _choice(*EVALUATION_METRICS),
-}
-OPTIMIZER_CHECKS: dict[str, Check] = {
-    "lr": _number(minimum=0),
-    "weight_decay": _number(minimum=0),
-    "momentum": _number(minimum=0, below=1),
-    "dampening": _number(minimum=0),
-    "eps": _number(above=0),
-    "betas": _betas,
-    "alpha": _number(minimum=0, maximum=1),
-    "nesterov": check_bool,
-    "amsgrad": check_bool,
-    "maximize": check_bool,
-    "fused": _optional(_bool_or_auto),
-    "foreach": _optional(check_bool),
-}
-SCHEDULER_CHECKS: dict[str, Check] = {
-    "warmup_epochs": _optional(_number(minimum=0)),
-    "min_lr_ratio": _number(minimum=0, maximum=1),
-    "gamma": _number(minimum=0, maximum=1),
-    "milestones": _milestones,
-}
-TRAINER_CHECKS: dict[str, Check] = {
-    "max_epochs": _optional(_max_epochs),
-    "min_epochs": _optional(_int(0)),
-    "max_steps": _int(1, "or -1 (no limit)", also=(-1,)),
-    "min_steps": _optional(_int(0)),
-    "max_time": _optional(_duration),
-    "limit_train_batches": _optional(_batches(1)),
-    "limit_val_batches": _optional(_batches(0)),
-    "limit_test_batches": _optional(_batches(0)),
-    "limit_predict_batches": _optional(_batches(0)),
-    "overfit_batches": _batches(0),
-    "val_check_interval": _optional(_val_check_interval),
-    "check_val_every_n_epoch": _optional(_int(1)),
-    "num_sanity_val_steps": _optional(_int(0, "or -1 (the whole validation)", also=(-1,))),
-    "log_every_n_steps": _optional(_int(1)),
-    "accumulate_grad_batches": _int(1),
-    "gradient_clip_val": _optional(_number(minimum=0)),
-    "gradient_clip_algorithm": _optional(_choice("norm", "value")),
-    "reload_dataloaders_every_n_epochs": _int(0),
-    "accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
-    "devices": _devices,
-    "strategy": _strategy,
-    "num_nodes": _int(1),
-    "precision": _optional(_precision),
-    "deterministic": _optional(_choice(True, False, "warn")),
-    "benchmark": _optional(_bool_or_auto),
-    "enable_checkpointing": _optional(check_bool),
-    "enable_progress_bar": _optional(check_bool),
-    "enable_model_summary": _optional(check_bool),
-    "inference_mode": check_bool,
-    "detect_anomaly": check_bool,
-    "sync_batchnorm": check_bool,
-    "barebones": check_bool,
-    "profiler": lambda key, value: None if isinstance(value, dict) else _choice(None, *PROFILERS)(key, value),
-    "use_distributed_sampler": check_bool,
-}
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -219,7 +50,9 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(config.get(group), dict):
             _check_values(f"{group}.", config[group], checks)
     _check_parts(config)
-    _check_optimizer(config.get("optimizer") or {})
+    _check_loss(config)
+    _check_optimizer(config.get("optimizer") or {}, config["trainer"]["strategy"])
+    _check_validation(config)
     _check_trainer(config)
     _check_callbacks(config)
 
@@ -245,9 +78,52 @@ def _check_parts(config: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
+def _check_loss(config: Mapping[str, Any]) -> None:
+    if config.get("gradient_checkpointing") and config["compile"]:
+        raise UserError(
+            f"gradient_checkpointing=true: torch.compile decides itself what to compute again; leave it out, or "
+            f"type compile=false (not {config['compile']})"
+        )
+    for key in ("mixup", "cutmix"):
+        if config.get("focal_gamma") and config.get(key):
+            raise UserError(
+                f"focal_gamma={config['focal_gamma']}: the focal loss is defined for one label per image, but {key} "
+                f"mixes two; leave one of them out"
+            )
+
+
+def _check_optimizer(optimizer: Mapping[str, Any], strategy: Any) -> None:
     if optimizer.get("nesterov") and optimizer.get("momentum", 0) == 0:
         raise UserError("optimizer.momentum=0: Nesterov momentum needs momentum; also type optimizer.nesterov=false")
+    target = str(optimizer.get("_target_"))
+    package = target.partition(".")[0]
+    if package == "pytorch_optimizer" and find_spec(package) is None:
+        raise UserError(f'optimizer: {target} is not installed; type pip install "cnnzoo[optim]"')
+    if package == "pytorch_optimizer" and isinstance(strategy, dict):
+        raise UserError(
+            f"optimizer: {target} needs whole weights, which trainer=fsdp shards; type trainer=ddp or optimizer=adamw"
+        )
+
+
+def _check_validation(config: Mapping[str, Any]) -> None:
+    """Raise UserError if a schedule or a callback needs validations, and there are none."""
+    trainer, scheduler = config["trainer"], config.get("scheduler") or {}
+    early_stopping = (config.get("callbacks") or {}).get("early_stopping") or {}
+    users = []
+    if "monitor" in scheduler:
+        if (metric := scheduler["monitor"]) not in METRICS:
+            raise UserError(f"scheduler.monitor={metric}: {unknown('metric', str(metric), METRICS)}")
+        check_number("scheduler.gamma", scheduler.get("gamma", 0), minimum=0, below=1)
+        users.append("the schedule")
+    if early_stopping.get("patience") is not None:
+        users.append(f"callbacks.early_stopping.patience={early_stopping['patience']}")
+    if users and trainer["limit_val_batches"] == 0:
+        raise UserError(f"trainer.limit_val_batches=0: {users[0]} needs validations; leave it out")
+    if "monitor" in scheduler and trainer["check_val_every_n_epoch"] is None:
+        raise UserError(
+            "trainer.check_val_every_n_epoch=null: the schedule needs a validation at the end of an epoch; type a "
+            "number of epochs, or another scheduler"
+        )
 
 
 def _check_trainer(config: Mapping[str, Any]) -> None:
@@ -315,8 +191,8 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
             check_choice(key, metric, EVALUATION_METRICS)
         elif metric is not None and metric not in METRICS and packages <= {"cnnzoo", "pytorch_lightning", "lightning"}:
             raise UserError(f"{key}={metric}: {unknown('metric', str(metric), METRICS)}")
-        elif metric in METRICS:
-            mode = "max" if "acc" in metric else "min"
+        elif metric in METRICS and not node["_target_"].startswith("cnnzoo."):
+            mode = "min" if "loss" in metric else "max"
             if node.get("mode", "min") != mode:
                 raise UserError(f"{key}={metric}: also type +callbacks.{name}.mode={mode}")
 

@@ -11,63 +11,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cnnzoo.callbacks.steps import PROGRESS_BAR_VALUES, is_logged_step
 from cnnzoo.checks import check_number
 from cnnzoo.errors import UserError
 from cnnzoo.training.lightning_internals import log_row
+from cnnzoo.training.losses import Mixing, classification_loss
+from cnnzoo.training.metrics import ClassCounts, Mean, class_averages, read_values, topk_correct
+from cnnzoo.training.optimizers import build_optimizer, call_factory, check_arguments, update_saved_settings
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
 
 
-class Mean(Metric):
-    """The mean of a value over the images of all ranks; nan is not left out.
-
-    `add` neither waits for the device nor goes through torchmetrics' update, which takes longer than a small layer.
-    """
-
-    full_state_update = False
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__(compute_with_cache=False)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self) -> None:
-        """Called once before `compute`, as torchmetrics expects it; `add` adds the values."""
-
-    def add(self, value: Tensor, *, times: int = 1, images: int) -> None:
-        """Add `times * value`, the sum over a batch of `images` images; `value` is on the device."""
-        self.total.add_(value, alpha=times)
-        self.weight.add_(images)
-
-    def compute(self) -> Tensor:
-        return self.total / self.weight
-
-
 class Classifier(pl.LightningModule):
-    """Trains an image classifier with cross-entropy.
+    """Trains an image classifier.
 
     net: `(N, C, H, W) -> (N, num_classes)` logits; needs `forward_with_aux` if `aux_weight` is not 0.
     optimizer: called with the parameter groups.
     scheduler: called with the optimizer, `total_steps` and `steps_per_epoch`; None keeps the learning rate constant.
-    label_smoothing: from 0 up to, but not including, 1.
+        Returns a schedule that is updated after every step, or a list as Lightning's `configure_optimizers` does.
+    decay_norm_bias, first_layer_lr_ratio: of the optimizer's groups, see `parameter_groups`.
+    label_smoothing, class_weights, focal_gamma: of the training loss, see `classification_loss`; label smoothing is
+        from 0 up to, but not including, 1.
+    mixing: mixes the images of each training batch, see `build_mixing`.
     aux_weight: factor of each auxiliary loss.
+    test_time_flip: evaluate the mean of the logits of each image and its mirror image.
     channels_last: store the weights and pass the images in the channels-last memory format.
     topk: the k of each accuracy that is evaluated, logged as `acc<k>`.
+    num_classes: if given, `balanced_acc` and `f1` are evaluated too, see `class_averages`.
     metadata: plain values that every checkpoint contains, enough to rebuild the network for inference.
 
     Every `log_every_n_steps` steps, it logs `train/loss` and `train/acc1` of the step's batch, `lr`, and the values
     that callbacks pass to `log_step`. Only these steps wait for the device, once each. By epoch it logs the means
     `train/loss_epoch` and `train/acc1_epoch`, and `loss` and the accuracies of `topk` under `val/` and `test/`.
-    Accuracies are fractions, 0 to 1. The losses of validation and test are plain cross-entropy, without label
-    smoothing.
+    Accuracies are fractions, 0 to 1. For mixed images, `train/acc1` counts the class with the larger share. The losses
+    of validation and test are plain cross-entropy.
 
-    `logged_values` are the values of the latest logged step, as numbers.
+    `logged_values` are the values of the latest logged step, as numbers. `eval_counts` has for "val" and "test" the
+    latest counts of `ClassCounts`.
     """
 
     def __init__(
@@ -75,21 +57,38 @@ class Classifier(pl.LightningModule):
         net: nn.Module,
         *,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
-        scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler: Callable[..., LRScheduler | list[dict[str, Any]]] | None = None,
+        decay_norm_bias: bool = False,
+        first_layer_lr_ratio: float = 1.0,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        focal_gamma: float = 0.0,
+        mixing: Mixing | None = None,
         aux_weight: float = 0.0,
+        test_time_flip: bool = False,
         channels_last: bool = True,
         topk: Sequence[int] = (1, 5),
+        num_classes: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net: Any = net.to(memory_format=self.memory_format)
         self.optimizer, self.scheduler = optimizer, scheduler
+        self.group_settings: Any = {
+            "decay_norm_bias": decay_norm_bias,
+            "first_layer_lr_ratio": first_layer_lr_ratio,
+        }
+        check_arguments("optimizer", optimizer)
+        check_arguments("scheduler", scheduler, given=("total_steps", "steps_per_epoch"))
+        build_optimizer(optimizer, net, **self.group_settings)  # reports bad values before the data is loaded
         self.label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0, below=1)
-        self.aux_weight = aux_weight
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        self.focal_gamma = check_number("focal_gamma", focal_gamma, minimum=0)
+        self.mixing, self.aux_weight, self.test_time_flip = mixing, aux_weight, test_time_flip
         self.metadata = dict(metadata or {})
         self.logged_values: dict[str, float] = {}
+        self.eval_counts: dict[str, list[list[int]]] = {}
         self._step_values: dict[str, Tensor | float] = {}  # of the present step
         self._batch_images = 0  # in the latest training batch
         self._resumed_means: dict[str, list[Tensor]] = {}
@@ -99,6 +98,8 @@ class Classifier(pl.LightningModule):
         self.eval_means: Any = nn.ModuleDict(
             {stage: nn.ModuleDict({name: Mean() for name in names}) for stage in ("val", "test")}
         )
+        counts = {} if num_classes is None else {stage: ClassCounts(num_classes) for stage in ("val", "test")}
+        self.class_counts: Any = nn.ModuleDict(counts)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_classes) logits."""
@@ -111,14 +112,18 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
+        targets = labels
+        if self.mixing is not None:
+            images, targets = self.mixing(images, labels)
+            labels = targets.argmax(1)
         aux_logits: list[Tensor] = []
         if self.aux_weight:
             logits, aux_logits = self.net.forward_with_aux(self._convert(images))
         else:
             logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self._loss(logits, targets)
         for aux in aux_logits:
-            loss = loss + self.aux_weight * F.cross_entropy(aux, labels, label_smoothing=self.label_smoothing)
+            loss = loss + self.aux_weight * self._loss(aux, targets)
         count = len(labels)
         correct = topk_correct(logits.detach(), labels, 1).sum()
         means = self.train_means
@@ -132,6 +137,15 @@ class Classifier(pl.LightningModule):
         self._batch_images = count
         return loss
 
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return classification_loss(
+            logits,
+            targets,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+            focal_gamma=self.focal_gamma,
+        )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Update the `val/` metrics; returns the logits, which Lightning passes to the callbacks."""
         return self._evaluation_step(batch, "val")
@@ -143,6 +157,10 @@ class Classifier(pl.LightningModule):
     def _evaluation_step(self, batch: Batch, stage: str) -> Tensor:
         images, labels = batch
         logits, count = self(images), len(labels)
+        if self.test_time_flip:
+            logits = (logits + self(images.flip(-1))) / 2
+        if stage in self.class_counts:
+            self.class_counts[stage].add(logits.argmax(1), labels)
         means = self.eval_means[stage]
         means["loss"].add(F.cross_entropy(logits, labels), times=count, images=count)
         for k in self.topk:
@@ -157,6 +175,32 @@ class Classifier(pl.LightningModule):
         for name, mean in means.items():
             mean.update()
             self.log(f"{stage}/{name}{suffix}", mean, on_step=False, on_epoch=True, prog_bar=name == prog_bar)
+
+    def on_validation_epoch_start(self) -> None:
+        self._reset_counts("val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_class_averages("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._reset_counts("test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_class_averages("test")
+
+    def _reset_counts(self, stage: str) -> None:
+        if stage in self.class_counts:
+            self.class_counts[stage].reset()
+
+    def _log_class_averages(self, stage: str) -> None:
+        if stage not in self.class_counts:
+            return
+        metric = self.class_counts[stage]
+        metric.update()
+        counts = metric.compute()  # of all ranks
+        self.eval_counts[stage] = counts.tolist()
+        for name, value in class_averages(counts).items():
+            self.log(f"{stage}/{name}", value, sync_dist=self.trainer.world_size > 1)
 
     def log_step(self, values: Mapping[str, Tensor | float]) -> None:
         """Log values with the present step, if it is a logged one. Callbacks call it at any time within the step."""
@@ -187,19 +231,11 @@ class Classifier(pl.LightningModule):
         self.load_state_dict(state)
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer, and the scheduler that runs after every step.
-
-        Two parameter groups: weights, and biases with normalization parameters. Only weights decay, as in He et al.
-        ("conv and fc weights").
+        """Build the optimizer and the learning-rate schedule.
 
         Raises `UserError` if the number of steps is unknown, or if the optimizer or the scheduler rejects a value.
         """
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = _call_factory("optimizer", self.optimizer, [group for group in groups if group["params"]])
+        optimizer = build_optimizer(self.optimizer, self.net, **self.group_settings)
         if self.scheduler is None:
             return optimizer
         self.trainer.fit_loop.setup_data()  # `estimated_stepping_batches` loads no data if only max_steps is set
@@ -212,14 +248,16 @@ class Classifier(pl.LightningModule):
         batches = self.trainer.num_training_batches
         if batches == float("inf"):
             raise UserError("trainer.limit_train_batches: the training data has no length; type a number of batches")
-        scheduler = _call_factory(
+        schedule = call_factory(
             "scheduler",
             self.scheduler,
             optimizer,
             total_steps=int(total_steps),
             steps_per_epoch=batches / self.trainer.accumulate_grad_batches,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        if isinstance(schedule, LRScheduler):
+            schedule = [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], schedule
 
     def configure_gradient_clipping(
         self,
@@ -247,6 +285,7 @@ class Classifier(pl.LightningModule):
         """
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["cnnzoo"] = {**self.metadata, "epochs": self.current_epoch, "metrics": metrics}
+        checkpoint["cnnzoo"]["val_counts"] = self.eval_counts.get("val")
         gather = gather_all_tensors if self.trainer.world_size > 1 else lambda state: [state]
         checkpoint["train_means"] = {  # name: [totals, weights], each (world_size,)
             name: [torch.stack(gather(state.clone())).cpu() for state in (mean.total, mean.weight)]
@@ -255,11 +294,11 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_means = checkpoint["train_means"]
-        settings = getattr(self.optimizer, "keywords", {})
-        if "fused" in settings:  # the checkpoint may be from another device
-            for state in checkpoint.get("optimizer_states", ()):
-                for group in state["param_groups"]:
-                    group["fused"] = settings["fused"]
+        update_saved_settings(checkpoint, build_optimizer(self.optimizer, self.net, **self.group_settings))
+
+    def on_fit_start(self) -> None:
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.device)
 
     def on_train_start(self) -> None:
         """Restore the training means of an epoch that a resumed run is in the middle of."""
@@ -270,32 +309,3 @@ class Classifier(pl.LightningModule):
                 totals, weights = (F.pad(state.sum().reshape(1), (0, world_size - 1)) for state in (totals, weights))
             mean.total, mean.weight = totals[rank].to(mean.weight), weights[rank].to(mean.weight)
         self._resumed_means = {}
-
-
-def _call_factory(key: str, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call `factory`; a value that it rejects becomes a `UserError` with all the values that the user set."""
-    try:
-        return factory(*args, **kwargs)
-    except (TypeError, ValueError) as error:
-        values = ", ".join(f"{key}.{name}={value}" for name, value in getattr(factory, "keywords", {}).items())
-        raise UserError(f"{key}: {error} ({values})") from error
-
-
-def read_values(values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The values as numbers; those on a device are copied to the CPU together, which waits for the device once."""
-    on_device = {name: value for name, value in values.items() if isinstance(value, Tensor) and not value.is_cpu}
-    read: dict[str, float] = {}
-    if on_device:
-        read = dict(zip(on_device, torch.stack([value.float() for value in on_device.values()]).tolist(), strict=True))
-    return {name: read[name] if name in read else float(value) for name, value in values.items()}
-
-
-def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """(N, num_classes), (N,) -> (N,) float: 1 if the label is among the `k` largest logits, else 0.
-
-    With fewer than `k` classes all of them count.
-    """
-    if k == 1:
-        return (logits.argmax(1) == labels).float()
-    k = min(k, logits.shape[1])
-    return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).float()

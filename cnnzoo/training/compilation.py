@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from cnnzoo.data.datamodule import DataModule
 
+MAX_GRAPHS = 32
+"""With `data.start_size`, each image size has a graph of its own. If there are more, the network runs as it is."""
+
 
 def compile_network(net: nn.Module, mode: bool | str, data: DataModule, *, with_aux: bool = False) -> None:
     """Compile `net` in place, with `forward_with_aux` if `with_aux`.
@@ -17,6 +20,7 @@ def compile_network(net: nn.Module, mode: bool | str, data: DataModule, *, with_
     Batches of `data.batch_size` images run compiled, all others as they are: an evaluation ends with a smaller batch,
     and compiling for its size as well would take longer than it saves.
     """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     options: dict[str, Any] = {"mode": "default" if mode is True else mode, "dynamic": False}
     net.compile(**options)
     assert net._compiled_call_impl is not None

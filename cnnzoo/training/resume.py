@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from cnnzoo.callbacks import EarlyStopping
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.loggers.local import ResumableCSVLogger, ResumableTensorBoardLogger
@@ -41,6 +42,15 @@ def prepare_resume(
             f"resume={display_path(run_dir)}: the run has trained {plural(epochs, 'epoch')} and "
             f"trainer.max_epochs={max_epochs}; to train longer type trainer.max_epochs={2 * epochs}"
         )
+    states = {} if checkpoint is None or not finished else checkpoint["callbacks"]
+    for callback in trainer.early_stopping_callbacks:
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+            if callback.is_exhausted:
+                raise UserError(
+                    f"resume={display_path(run_dir)}: the run stopped early after {plural(epochs, 'epoch')}; to train "
+                    f"longer type callbacks.early_stopping.patience={2 * callback.patience}"
+                )
     if checkpoint is not None:
         data.trainer = trainer  # as Trainer.fit() does: the data module needs the number of devices
         data.load_state_dict(checkpoint["DataModule"])

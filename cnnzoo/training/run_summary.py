@@ -38,15 +38,17 @@ def run_table(
     sizes = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
     train = splits["train"]
     assert train is not None
+    grows = data.start_size is not None and loader.image_size < input_spec.image_size
+    growth = f" (from {loader.image_size} in the first epochs)" if grows else ""
     per_device = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
     return {
         "model": f"{cfg.model.name} ({input_spec.stem} stem), {parameters:,} parameters",
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
-        "input": f"{input_spec.image_size} x {input_spec.image_size} pixels, {input_spec.channels} "
+        "input": f"{input_spec.image_size} x {input_spec.image_size} pixels{growth}, {input_spec.channels} "
         f"channel{'s' if input_spec.channels > 1 else ''}, batches of {data.batch_size}{per_device}",
         "device": device_summary(trainer, cfg),
         "loader": loader.describe(),
-        "cache": "not needed: the set is in memory" if train.paths is None else _cache_text(data.cache),
+        "cache": "not needed: the set is in memory" if train.paths is None else _cache_text(data.resolved_cache),
         "run": display_path(Path(cfg.run_dir)),
     }
 

@@ -34,6 +34,9 @@ from cnnzoo.runtime.signals import exit_for_signal, handle_signals
 from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.compilation import compile_network
 from cnnzoo.training.fit import fit
+from cnnzoo.training.gradient_checkpointing import checkpoint_gradients
+from cnnzoo.training.losses import build_mixing, resolve_class_weights
+from cnnzoo.training.metrics import per_class_report
 from cnnzoo.training.resume import prepare_resume
 from cnnzoo.training.run_summary import cli_overrides, final_table, hyperparameters, log_table, run_table
 
@@ -88,6 +91,7 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
         proposed_channels=data.proposed_channels,
         requested_size=data.requested_image_size,
         requested_channels=data.requested_channels,
+        start_size=data.start_size,
         stem=cfg.stem,
         published=preprocessing is not None,
     )
@@ -138,7 +142,7 @@ def build_classifier(
     data: DataModule,
     *,
     optimizer: Callable[..., Optimizer],
-    scheduler: Callable[..., LRScheduler] | None,
+    scheduler: Callable[..., LRScheduler | list[dict[str, Any]]] | None,
     cfg: DictConfig,
 ) -> Classifier:
     """Wrap the network with its optimizer, scheduler and loss; compile it in place if `cfg.compile`.
@@ -152,16 +156,27 @@ def build_classifier(
             "1; type optimized_metric=val/acc1"
         )
     aux_weight = cfg.model.get("aux_weight", 0.0) if cfg.model.args.get("aux_logits") else 0.0
+    if cfg.get("gradient_checkpointing"):
+        checkpoint_gradients(net)
     if cfg.compile:
         compile_network(net, cfg.compile, data, with_aux=bool(aux_weight))
+    train = data.split("train")
+    assert train is not None
     return Classifier(
         net,
         optimizer=optimizer,
         scheduler=scheduler,
+        decay_norm_bias=cfg.get("decay_norm_bias", False),
+        first_layer_lr_ratio=cfg.get("first_layer_lr_ratio", 1.0),
         label_smoothing=cfg.label_smoothing,
+        class_weights=resolve_class_weights(cfg.get("class_weights"), train.labels, data.num_classes),
+        focal_gamma=cfg.get("focal_gamma", 0.0),
+        mixing=build_mixing(cfg.get("mixup", 0.0), cfg.get("cutmix", 0.0), data.num_classes),
         aux_weight=aux_weight,
+        test_time_flip=cfg.get("test_time_flip", False),
         channels_last=cfg.channels_last,
         topk=(1, 5) if data.num_classes > 5 else (1,),
+        num_classes=data.num_classes,
         metadata={
             "model": dict(net.arguments),  # type: ignore[arg-type]
             "data": data.name,
@@ -171,16 +186,18 @@ def build_classifier(
     )
 
 
-def build_strategy(trainer: DictConfig) -> str | DictConfig | Strategy:
+def build_strategy(trainer: DictConfig, *, has_frozen_parameters: bool = False) -> str | DictConfig | Strategy:
     """The `strategy` for Lightning's Trainer; `trainer` is the group of the configuration.
 
     With DDP, gradients are views of the buffers that are exchanged, which saves a copy of them in time and memory.
     DDP's `static_graph` stays off. It would skip the search for unused parameters, which DDP does not do by default,
     and it fails with accumulated gradients (PyTorch pull request 187732).
+
+    has_frozen_parameters: some parameters get no gradients in some epochs, so DDP must search for them.
     """
     strategy: Any = trainer.strategy
     if strategy == "ddp" or (strategy == "auto" and distributed.has_several_ranks(trainer)):
-        return DDPStrategy(gradient_as_bucket_view=True)
+        return DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=has_frozen_parameters)
     return strategy
 
 
@@ -199,6 +216,7 @@ def train(
     start = prepare_resume(run_dir, data, trainer, cfg) if cfg.resume is not None else None
     parameters = sum(p.numel() for p in classifier.net.parameters() if p.requires_grad)
     data.trainer = trainer  # the loader depends on its device and its ranks
+    data.resolve_cache()  # and on whether the cache will be decoded
     loader = data.build_loader("train")  # raises for settings that it does not accept; starts no workers
     batches = check_batches(trainer, len(loader))
     log_table(run_table(data, trainer, input_spec, cfg, parameters, loader))
@@ -266,7 +284,10 @@ def _test_and_report(
     if path is not None:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         classifier.load_full_state_dict(checkpoint["state_dict"])
-        metrics |= {name: value for name, value in checkpoint["cnnzoo"]["metrics"].items() if name.startswith("val/")}
+        saved = checkpoint["cnnzoo"]
+        metrics |= {name: value for name, value in saved["metrics"].items() if name.startswith("val/")}
+        if saved.get("val_counts"):
+            classifier.eval_counts["val"] = saved["val_counts"]
     if cfg.test and data.has_test:
         trainer.test(classifier, datamodule=data, verbose=False)
         metrics |= {name: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("test/")}
@@ -277,6 +298,8 @@ def _test_and_report(
     report: dict[str, Any] = {**metrics, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
     if path is not None and path.stem == "best":
         report["best_epoch"] = checkpoint["cnnzoo"]["epochs"]
+    for stage, counts in classifier.eval_counts.items():
+        report[f"{stage}/per_class"] = per_class_report(counts, data.classes)
     if not data.has_test:
         report["tested"] = "nothing: the data has no test split"
     if trainer.is_global_zero:

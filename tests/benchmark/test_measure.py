@@ -157,6 +157,8 @@ def test_measurements_change_no_weights(pixels, classifier):
 
 def test_stopwatch_measures_rate_and_data_wait(pixels, classifier, monkeypatch):
     class LoaderWithWait(TorchLoader):
+        wait_seconds = 0.0
+
         def __iter__(self):
             for number, batch in enumerate(super().__iter__()):
                 self.wait_seconds = float(number)

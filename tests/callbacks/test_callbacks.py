@@ -138,7 +138,7 @@ def make_bottleneck_trainer(split, data_wait, **options):
     )
     throughput = Throughput()
     throughput.epoch_data_wait = data_wait
-    return SimpleNamespace(callbacks=[throughput], train_dataloader=loader, is_global_zero=True)
+    return SimpleNamespace(callbacks=[throughput], train_dataloader=loader, is_global_zero=True, num_devices=2)
 
 
 PIXEL_SPLIT = Split(np.zeros(4, np.int64), pixels=np.zeros((4, 8, 8, 3), np.uint8))
@@ -168,7 +168,7 @@ def make_file_split(num_cached=None, channels=None):
     ],
 )
 def test_bottleneck_warns_once_and_suggests_a_setting(monkeypatch, caplog, split, options, expected):
-    monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
+    monkeypatch.setattr("cnnzoo.runtime.cpu.usable_cores", lambda: 6)
     bottleneck, trainer = Bottleneck(), make_bottleneck_trainer(split, 0.6, **options)
     for _ in range(2):
         bottleneck.on_train_epoch_end(trainer, None)
@@ -180,9 +180,8 @@ def test_bottleneck_warns_once_and_suggests_a_setting(monkeypatch, caplog, split
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, "loader.workers=3, one per core"), (3, "")])
-def test_suggest_change_dali_loader_gets_no_worker_kind(monkeypatch, workers, expected):
-    monkeypatch.setattr("cnnzoo.callbacks.bottleneck.usable_cores", lambda: 3)
-    assert suggest_change(SimpleNamespace(split=make_file_split(4, 3), workers=workers)) == expected
+def test_suggest_change_dali_loader_gets_no_worker_kind(workers, expected):
+    assert suggest_change(SimpleNamespace(split=make_file_split(4, 3), workers=workers), cores=3) == expected
 
 
 @pytest.mark.parametrize("data_wait", [None, 0.0, 0.1])

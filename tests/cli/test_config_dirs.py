@@ -47,7 +47,7 @@ def test_relative_directory_is_accepted(user_dir, monkeypatch):
 def test_help_lists_choices_of_user_directory(user_dir, capsys):
     with pytest.raises(SystemExit):
         prepare("--config-dir", str(user_dir), "--help")
-    assert re.search(r"^  experiment .* mine ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^  experiment .*\bmine\b.*^  loader ", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
 
 
 def test_own_primary_configuration_is_composed(user_dir):

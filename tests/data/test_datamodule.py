@@ -14,7 +14,7 @@ from cnnzoo.data.datasets.folder import ImageFolder
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
-from tests.helpers.loaders import DALI, LOADERS, NO_WORKERS, loader_params
+from tests.helpers.loaders import DALI, GPU_DATASET, LOADERS, NO_WORKERS, loader_params
 
 
 class Net(pl.LightningModule):
@@ -48,7 +48,7 @@ class Net(pl.LightningModule):
         return [batch for batch in self.batches if batch[0] == stage and epoch in (None, batch[1])]
 
 
-@pytest.fixture(params=loader_params([NO_WORKERS, DALI]))
+@pytest.fixture(params=loader_params([NO_WORKERS, DALI, GPU_DATASET]))
 def loader(request):
     """A loader class with its options, as the configuration passes it."""
     options = dict(request.param)
@@ -307,7 +307,7 @@ def test_files_with_workers_under_a_trainer(tree):
 
 def test_ranks_of_a_trainer_share_the_images(loader):
     class Trainer:
-        world_size, overfit_batches = 3, 0
+        world_size, num_devices, overfit_batches = 3, 3, 0
 
         class strategy:  # noqa: N801
             root_device = torch.device("cpu")

@@ -15,6 +15,8 @@ from cnnzoo.errors import UserError
         ({"batch_size": 1.5}, "data.batch_size=1.5"),
         ({"image_size": 0}, "data.image_size=0"),
         ({"image_size": "big"}, "data.image_size=big"),
+        ({"start_size": 0}, "data.start_size=0: expected a whole number >= 1"),
+        ({"start_size": 1.5}, "data.start_size=1.5"),
         ({"channels": 2}, "data.channels=2: expected 1 or 3"),
         ({"split_seed": -1}, "data.split_seed=-1"),
         ({"root": "/x"}, "data.root=/x: .*reads no files"),

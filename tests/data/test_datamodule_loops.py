@@ -1,15 +1,19 @@
 """Loops over the loaders of a data module that no trainer has set up: the epochs and the cache."""
 
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import pytorch_lightning as pl
 
+from cnnzoo.data.cache import available_memory
 from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.datasets.builtin import Synthetic
 from cnnzoo.data.datasets.folder import ImageFolder
+from cnnzoo.data.transforms.decode import OTHER_FORMAT, UNVERIFIED
+from tests.helpers.loaders import DALI, LOADERS, NO_WORKERS, loader_params
 
 
 @pytest.fixture
@@ -76,3 +80,29 @@ def test_train_loader_with_trainer_does_not_fill_the_cache(cached_data):
     assert data.train_dataloader().split.store is None
     data.setup("fit")
     assert data.train_dataloader().split.store.num_cached == 16
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_loader_is_chosen_for_the_filled_cache(cached_data, monkeypatch, decoded):
+    """The choice before `cache.mode=auto` is decided by filling is the same as after it."""
+    monkeypatch.setattr(available_memory, "available_bytes", lambda: 10**9 if decoded else 50_000)
+    data = cached_data("auto")
+    assert not data.build_loader("train").split.cache_decodes
+    data.resolve_cache()
+    assert data.resolved_cache == Cache("decoded" if decoded else "encoded")
+    assert data.build_loader("train").split.cache_decodes == decoded
+    assert (data.train_dataloader().split.store.channels is not None) == decoded
+    data.resolved_cache = replace(data.resolved_cache, mode="encoded" if decoded else "decoded")  # of another process
+    assert all(data.build_loader(name).split.cache_decodes == decoded for name in ("train", "val"))
+    data.set_input(image_size=8, channels=1)
+    assert data.resolved_cache == data.cache == Cache("auto")
+
+
+@pytest.mark.parametrize("loader_options", loader_params([NO_WORKERS, DALI]))
+def test_cache_is_verified_if_the_loader_needs_it(cached_data, loader_options):
+    options = {"loader": "torch", **loader_options}
+    loader_class = LOADERS[options.pop("loader")]
+    data = cached_data("encoded").variant(loader=partial(loader_class, **options))
+    kinds = set(data.train_dataloader().split.store.index["kind"].tolist())
+    assert kinds == {OTHER_FORMAT if loader_class.verifies_jpegs else UNVERIFIED}  # the files are PNGs
+    data.teardown()

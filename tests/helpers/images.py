@@ -1,10 +1,14 @@
 """Images and image files for tests."""
 
+import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from cnnzoo.data.split import Split
 
 
 def make_pixels(name: str, height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -21,3 +25,9 @@ def save_image(path: Path, height: int = 20, width: int = 24) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(make_pixels(path.name, height, width)).save(path)
     return path
+
+
+def make_split(paths: Iterable[Path | str]) -> Split:
+    """A split of image files, whose labels are their positions."""
+    names = np.array([os.fsencode(path) for path in paths])
+    return Split(np.arange(len(names)), paths=names)

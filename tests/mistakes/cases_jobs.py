@@ -103,6 +103,7 @@ BENCHMARK = {
     "job=nosuch": "unknown job 'nosuch'",
     "job=": "job",
     "job=null": "job",
+    "json=x.json": "only job=gpu",
     "seconds=0": "seconds=0",
     "seconds=-1": "seconds=-1",
     "seconds=abc": "seconds=abc",
@@ -133,6 +134,18 @@ BENCHMARK = {
     "trainer.limit_val_batches=abc": "limit_val_batches",
     "model.weights=nosuch.pth": r"nosuch\.pth",
     "-m seconds=0.05,abc": "seconds=abc",
+}
+
+GPU_BENCHMARK = {
+    "job=gqu": "did you mean gpu",
+    "job=gpu seconds=0": "seconds=0",
+    "job=gpu json=nosuch/x.json": "json=nosuch",
+    "job=gpu json=empty": "json=empty",
+    "job=gpu json=/dev/full": "json=/dev/full",
+    "job=gpu small=2": "small=2",
+    "job=gpu model=vgg": "leave it out",
+    "job=gpu csv=x.csv": "leave it out",
+    "job=gpu trainer=gpu": "trainer=cpu",
 }
 
 COMMAND = {
@@ -167,6 +180,7 @@ CASES = [
     *errors("describe", {"-m": "-m"}, accepted=True),
     *errors("benchmark", BENCHMARK_QUICK, quick=True),
     *errors(SHORT_BENCHMARK, BENCHMARK, error_lines=2),
+    *errors("benchmark", GPU_BENCHMARK),
     *works("benchmark", ["--help", "--cfg job"]),
     *works(SHORT_BENCHMARK, ["", "data=folder data.root=flowers images=10 data.batch_size=16"]),
     *errors("cnnzoo", COMMAND, quick=True),

@@ -42,7 +42,7 @@ def create_files(directory: Path) -> None:
         "mine/experiment/mine.yaml": "# @package _global_\n# Mine\ndefaults:\n  - override /model: lenet\nseed: 5\n",
         "mine/experiment/typo.yaml": "# @package _global_\n# Mine\ntrainer:\n  max_epoch: 5\n",
         "mine/experiment/bad.yaml": "# @package _global_\n# Mine\ntrainer: [1, {\n",
-        "mine/optimizer/rmsprop.yaml": "# RMSprop\n_target_: torch.optim.RMSprop\n_partial_: true\nlr: 0.001\n",
+        "mine/optimizer/adagrad.yaml": "# Adagrad\n_target_: torch.optim.Adagrad\n_partial_: true\nlr: 0.01\n",
     }.items():
         (directory / where).parent.mkdir(parents=True, exist_ok=True)
         (directory / where).write_text(text)

@@ -64,6 +64,15 @@ def test_requested_size_out_of_range_is_an_error():
         resolve_input(FakeInfo(native=(32, 32), small=None), proposed_size=16, proposed_channels=1, requested_size=31)
 
 
+def test_start_size_below_the_smallest_size_is_an_error():
+    options = {"proposed_size": 16, "proposed_channels": 1}
+    assert resolve_input(FakeInfo(), start_size=8, **options).image_size == 16
+    with pytest.raises(UserError, match=r"^data.start_size=7: net with the small stem takes 8 or more pixels$"):
+        resolve_input(FakeInfo(), start_size=7, **options)
+    with pytest.raises(UserError, match=r"^data.start_size=16: net takes exactly 32 pixels$"):
+        resolve_input(FakeInfo(native=(32, 32), small=None), start_size=16, **options)
+
+
 def test_unknown_stem_is_an_error():
     with pytest.raises(UserError, match=r"model\.stem=tiny: expected auto, native or small"):
         resolve_input(FakeInfo(), proposed_size=16, proposed_channels=1, stem="tiny")

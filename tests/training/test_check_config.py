@@ -104,7 +104,7 @@ def compose(*overrides):
             ["optimizer.fused=true", "trainer.precision=16"],
             "optimizer.fused=true: with trainer.precision=16 the optimizer unscales the gradients itself, too late",
         ),
-        (["optimized_metric=val/acc"], "optimized_metric=val/acc: expected val/acc1, val/acc5 or val/loss"),
+        (["optimized_metric=val/acc"], "optimized_metric=val/acc: expected val/acc1, val/acc5, val/balanced_acc"),
         (["model.args=5"], "model.args=5: expected a group of keys"),
         (["data.augment=abc"], "data.augment=abc: expected a group of keys"),
         (["model.recipe=null"], "the configuration has a reference without a value: "),
@@ -123,7 +123,7 @@ def compose(*overrides):
             [f"{CALLBACK}.BackboneFinetuning"],
             "callbacks.x: BackboneFinetuning does not work with this pipeline; set mo",
         ),
-        (["callbacks.checkpoint.monitor=foo"], "callbacks.checkpoint.monitor=foo: expected val/acc1, val/acc5 or val"),
+        (["callbacks.checkpoint.monitor=foo"], "callbacks.checkpoint.monitor=foo: expected val/acc1, val/acc5, val"),
         (
             [f"{CALLBACK}.EarlyStopping", "+callbacks.x.monitor=val/los"],
             "callbacks.x.monitor=val/los: unknown metric 'val/los': did you mean val/loss",

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from cnnzoo.errors import UserError
-from cnnzoo.training.classifier import Classifier, topk_correct
+from cnnzoo.training.classifier import Classifier
+from cnnzoo.training.metrics import topk_correct
 
 
 class LinearNet(nn.Module):

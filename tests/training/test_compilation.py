@@ -72,6 +72,14 @@ def test_auxiliary_heads_and_evaluation_compile_once_each(graphs):
     assert len(graphs) == 2
 
 
+def test_each_image_size_is_compiled_once(graphs):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    compile_network(net, "default", SimpleNamespace(batch_size=8))
+    for size in [*range(8, 29), *range(8, 29)]:
+        net(torch.rand(8, 1, size, size))
+    assert len(graphs) == 21  # torch's own limit is 8
+
+
 @pytest.mark.parametrize("data", ["digits", "folder"])  # the folder's batch size is lowered to 8
 def test_run_compiles_training_and_evaluation_once(data, graphs, flowers, job, tmp_path):
     root = [f"data.root={flowers}"] if data == "folder" else []

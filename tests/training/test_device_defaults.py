@@ -208,7 +208,7 @@ def test_resumed_optimizer_is_fused_as_its_device_wants(saved, typed):
     optimizer.step()
     checkpoint = {"train_means": {}, "optimizer_states": [optimizer.state_dict()]}
     factory = partial(torch.optim.AdamW, fused=typed)
-    Classifier(torch.nn.Flatten(), optimizer=factory).on_load_checkpoint(checkpoint)
+    Classifier(torch.nn.Linear(3, 1, bias=False), optimizer=factory).on_load_checkpoint(checkpoint)
     optimizer = factory(weights)
     optimizer.load_state_dict(checkpoint["optimizer_states"][0])
     assert [group["fused"] for group in optimizer.param_groups] == [typed]

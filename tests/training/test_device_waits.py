@@ -35,6 +35,8 @@ def recorder(monkeypatch):
         (("model=lenet", "trainer.gradient_clip_val=1.0", "optimizer=adamw"), 1),
         (("model=lenet", "trainer.accumulate_grad_batches=2"), 2),
         (("model=googlenet", "data.batch_size=32"), 1),  # auxiliary heads
+        (("model=lenet", "mixup=0.2", "cutmix=1.0", "class_weights=balanced"), 1),
+        (("model=lenet", "focal_gamma=2", "data.balance=true"), 1),
     ],
 )
 def test_step_waits_only_if_logged_and_once(job, recorder, overrides, accumulate):

@@ -14,6 +14,7 @@ from cnnzoo.cli.resume import merge_run_config, recorded_overrides
 from cnnzoo.errors import UserError
 from tests.helpers import ROOT
 from tests.helpers.loaders import needs_dali
+from tests.helpers.optimizers import needs_optim
 from tests.helpers.run_files import metrics_rows, tensorboard_events
 
 LENET = ("model=lenet", "trainer.max_epochs=3")
@@ -23,6 +24,17 @@ OVERRIDES = (
     "callbacks.checkpoint.every_n_seconds=1e-9",  # after every step
     "callbacks.checkpoint.background=false",  # so that it is known which step was saved last
     "+callbacks.killer._target_=tests.helpers.killer.Killer",
+)
+CONSTANT = ("optimizer.lr=1e-7",)
+"""The accuracy does not change, so the second validation brings no new best."""
+GROWING = (
+    "model=resnet",
+    "model.name=resnet20",
+    "trainer.max_epochs=4",  # of 8, 10, 13 and 16 pixels
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=1",
+    "data.batch_size=16",
+    "data.start_size=8",
 )
 FULL = ("trainer=cpu", "callbacks=full", OVERRIDES[-1])
 BACKGROUND = "callbacks.checkpoint.background=true"
@@ -101,6 +113,33 @@ def assert_same_run(run, expected_run):
             marks=pytest.mark.long,
         ),
         pytest.param("SIGKILL on_test_start 1", 60, LENET, marks=pytest.mark.long),
+        pytest.param(
+            "SIGKILL on_train_batch_end 28",
+            27,
+            (*LENET, *CONSTANT, "scheduler=plateau", "scheduler.patience=0", "scheduler.warmup_epochs=0.5"),
+            marks=pytest.mark.long,
+            id="plateau, reduced at the end of the epoch",
+        ),
+        pytest.param(
+            "SIGKILL on_test_end 1",
+            40,
+            (*LENET, *CONSTANT, "callbacks.early_stopping.patience=1"),
+            marks=pytest.mark.long,
+            id="stopped early",
+        ),
+        pytest.param(
+            "SIGKILL on_train_batch_end 29",
+            28,
+            (*LENET, "optimizer=soap", "scheduler=one_cycle", "ema=0.9", "decay_norm_bias=true"),
+            marks=[pytest.mark.long, needs_optim],
+            id="SOAP, one cycle, EMA",
+        ),
+        pytest.param(
+            "SIGKILL on_train_batch_end 12",
+            11,
+            (*GROWING, "loader.workers=1", "mixup=0.2", "cutmix=1", "ema=0.9"),
+            id="progressive size, mixup, cutmix, EMA",
+        ),
         pytest.param(
             "SIGKILL on_train_batch_end 9",
             8,
@@ -228,6 +267,9 @@ def test_merge_run_config_keeps_the_run_settings(tmp_path):
     other = OmegaConf.create({**current, "model": {"name": "b"}})
     with pytest.raises(UserError, match=r"^model\.name=b: the run in .* has a, and a resumed run keeps its network"):
         merge_run_config(run, before, other, ["model.name=b"])
+    other = OmegaConf.create({**current, "optimizer": {"lr": 0.1, "_target_": "torch.optim.Adam"}})
+    with pytest.raises(UserError, match=r"^optimizer\._target_=torch\.optim\.Adam: .* keeps its .*optimizer"):
+        merge_run_config(run, before, other, ["optimizer=adam"])
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(0.5, 30), (0, None)])

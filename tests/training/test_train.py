@@ -261,7 +261,7 @@ def test_multirun_continues_after_a_failed_job(fork, tmp_path):
         (["data.batch_size=5000"], "data.batch_size="),
         (["loader.workers=-1"], "loader.workers=-1"),
         (["optimizer.lr=fast"], "optimizer.lr=fast"),
-        (["+optimizer.speed=1"], "optimizer: "),
+        (["+optimizer.speed=1"], "optimizer.speed=1: SGD has no such argument; expected lr, "),
         (["+model.args.groth=1"], "groth"),
         (["+data.rot=x"], "data: "),
         (

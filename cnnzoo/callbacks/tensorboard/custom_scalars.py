@@ -34,6 +34,8 @@ def custom_scalar_layout(trainer: Trainer) -> dict[str, Charts]:
         "loss": ["train/loss$", "train/loss_epoch$", "val/loss$"],
         "learning rate": ["lr$"],
     }
+    if getattr(getattr(trainer, "lightning_module", None), "class_counts", None):
+        learning["balanced accuracy and F1, validation"] = ["val/balanced_acc$", "val/f1$"]
     if GradientNorm in callback_types:
         learning |= {"gradient norm": ["norm/gradient$"], "weight norm": ["norm/weight$"]}
     layout = {"Is it learning?": learning}

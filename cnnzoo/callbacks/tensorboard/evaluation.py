@@ -98,9 +98,10 @@ class Evaluation(Callback):
     Up to 30 classes: the matrix with each row's accuracy as the image `val/confusion_matrix` and the tensor
     `val/confusion`, and a curve for each class, `val_class/<name>` (in validation only). For more classes: images of
     the 25 most confused pairs, `val/most_confused`, and of the worst and best classes, `val/worst_classes` and
-    `val/best_classes`. Always: the image and the text `val/mistakes`, with the true and predicted class of each image,
-    and `confusion_val.csv` in `directory` (None writes no file), which holds all pairs that occur in the latest
-    validation. In the test, `test` replaces `val`.
+    `val/best_classes`. Always: the text `val/classes`, a table of each class's precision, recall and F1; the image and
+    the text `val/mistakes`, with the true and predicted class of each image; and `confusion_val.csv` in `directory`
+    (None writes no file), which holds all pairs that occur in the latest validation. In the test, `test` replaces
+    `val`.
 
     In validation this takes at most `max_time_fraction` of the training time. If epochs are too short for that,
     pictures, texts and the file are skipped first, then the rest; the first and the last epoch have everything. For ten
@@ -193,6 +194,7 @@ class Evaluation(Callback):
             else:
                 _draw_class_tables(writer, stage, step, pairs, names)
             _draw_mistakes(writer, stage, step, predictions, names, datamodule)
+            writer.add_text(f"{stage}/classes", _class_table(pairs, names), step)
 
 
 def _confusion_matrix(pairs: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
@@ -241,6 +243,20 @@ def _draw_class_tables(
     ):
         if rows:
             add_image(writer, f"{stage}/{tag}", draw_bars(rows, title, color=color), step)
+
+
+def _class_table(pairs: npt.NDArray[np.int64], names: Sequence[str]) -> str:
+    """A Markdown table with the precision, the recall and the F1 of each class."""
+    true, predicted, count = pairs.T
+    labeled, found = (np.bincount(column, count, len(names)) for column in (true, predicted))
+    correct = np.bincount(true[true == predicted], count[true == predicted], len(names))
+    precision, recall = correct / np.maximum(found, 1), correct / np.maximum(labeled, 1)
+    f1 = 2 * correct / np.maximum(labeled + found, 1)
+    rows = [
+        f"| {_escape_cell(name)} | {precision[n]:.3f} | {recall[n]:.3f} | {f1[n]:.3f} | {labeled[n]:.0f} |"
+        for n, name in enumerate(names)
+    ]
+    return "\n".join(["| class | precision | recall | F1 | images |", "|---|---|---|---|---|", *rows])
 
 
 def _draw_mistakes(

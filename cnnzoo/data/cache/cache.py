@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ SAMPLED_HEADERS = 64  # files whose headers give the estimate of the decoded siz
 STAT_THREADS = 16  # threads that call os.stat on the files
 POLL_SECONDS = 5.0  # time between two messages from the rank that fills the cache
 FILE_PREFIX = "cnnzoo-cache"  # name of a persisted cache, followed by its fingerprint
+FORMAT_VERSION = 2  # of a persisted cache; files of other versions have other names and are not read
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +70,32 @@ class Cache:
                     f"data.cache.mode, or leave data.cache.{key} out"
                 )
 
+    def resolve(self, splits: Mapping[str, Split], channels: int) -> "Cache":
+        """Return this cache with the mode that `fill` chooses for the splits instead of "auto"."""
+        if self.mode != "auto" or not splits:
+            return self
+        fits = self._decoded_bytes(splits, channels) < self._max_bytes()
+        return replace(self, mode="decoded" if fits else "encoded")
+
     def fill(
-        self, splits: Mapping[str, Split], *, channels: int, on_bad_file: str, progress: Progress | None = None
+        self,
+        splits: Mapping[str, Split],
+        *,
+        channels: int,
+        on_bad_file: str,
+        verify_jpegs: bool = False,
+        progress: Progress | None = None,
     ) -> dict[str, ImageStore]:
         """Cache the images of `splits`, all of which are files; returns one store per split (mode "none": no stores).
 
-        The header, size and end of every file are checked; mode "decoded" decodes it completely. Each bad file is
-        logged with the reason. Then `on_bad_file="error"` raises UserError, and "skip" leaves the bad files out.
-        `channels`: of decoded pixels.
+        The header, size and end of every file are checked; mode "decoded" decodes it completely, and `verify_jpegs`
+        reads JPEGs completely in mode "encoded". Each bad file is logged with the reason. Then `on_bad_file="error"`
+        raises UserError, and "skip" leaves the bad files out. `channels`: of decoded pixels.
         """
         if self.mode == "none" or not splits:
             return {}
-        max_bytes = int(available_memory.available_bytes() * self.budget)
-        decode = self.mode == "decoded" or (self.mode == "auto" and self._decoded_bytes(splits, channels) < max_bytes)
-        stored_channels = channels if decode else None
+        stored_channels = channels if self.resolve(splits, channels).mode == "decoded" else None
+        max_bytes = self._max_bytes()
 
         def filler(path: Path | None = None) -> CacheFiller:
             return CacheFiller(
@@ -90,6 +103,7 @@ class Cache:
                 max_bytes=max_bytes,
                 channels=stored_channels,
                 shorter_side=self.resize,
+                verify_jpegs=verify_jpegs,
                 path=path,
                 progress=progress,
             )
@@ -111,6 +125,9 @@ class Cache:
             unfinished.unlink(missing_ok=True)
         return _load_persisted(path, splits, stored_channels)
 
+    def _max_bytes(self) -> int:
+        return int(available_memory.available_bytes() * self.budget)
+
     def _decoded_bytes(self, splits: Mapping[str, Split], channels: int) -> float:
         """Estimate the size of all decoded images from the headers of some files."""
         total = 0.0
@@ -126,7 +143,7 @@ class Cache:
 
     def _persisted_path(self, splits: Mapping[str, Split], channels: int | None) -> Path:
         """The persisted cache's file, named by a hash of the files' paths, sizes and times, and of the settings."""
-        digest = hashlib.blake2b(repr((1, self.resize, channels)).encode(), digest_size=10)
+        digest = hashlib.blake2b(repr((FORMAT_VERSION, self.resize, channels)).encode(), digest_size=10)
         for name, split in sorted(splits.items()):
             assert split.paths is not None
             for part in (name.encode(), split.paths.tobytes(), _file_stats(split).tobytes()):
@@ -145,6 +162,7 @@ def fill_once_per_machine(
     *,
     channels: int,
     on_bad_file: str,
+    verify_jpegs: bool = False,
     trainer: Any = None,
     progress: Progress | None = None,
 ) -> dict[str, ImageStore]:
@@ -154,7 +172,9 @@ def fill_once_per_machine(
     """
 
     def fill() -> dict[str, ImageStore]:
-        return cache.fill(splits, channels=channels, on_bad_file=on_bad_file, progress=progress)
+        return cache.fill(
+            splits, channels=channels, on_bad_file=on_bad_file, verify_jpegs=verify_jpegs, progress=progress
+        )
 
     if trainer is None or trainer.world_size == 1 or cache.mode == "none" or not splits:
         return fill()

@@ -15,7 +15,18 @@ import simplejpeg
 from cnnzoo.data.cache import available_memory
 from cnnzoo.data.cache.shared_memory import ENTRY_DTYPE, ImageStore, SharedBuffer
 from cnnzoo.data.split import Split
-from cnnzoo.data.transforms.decode import BadFile, Pixels, check_header, decode_bytes, error_reason, read_file
+from cnnzoo.data.transforms.decode import (
+    OTHER_FORMAT,
+    PLAIN_JPEG,
+    UNVERIFIED,
+    BadFile,
+    Pixels,
+    check_header,
+    decode_bytes,
+    error_reason,
+    read_file,
+    verify_jpeg,
+)
 from cnnzoo.data.transforms.geometry import resize
 from cnnzoo.errors import UserError
 from cnnzoo.runtime.cpu import usable_cores
@@ -44,6 +55,7 @@ class CacheFiller:
     max_bytes: memory that the cache may use.
     channels: of the decoded pixels; None caches encoded files.
     shorter_side: target size in pixels of each image's shorter side; None keeps the size.
+    verify_jpegs: read each JPEG that is cached as a file from end to end, instead of its header only.
     path: a file to fill instead of anonymous memory.
     progress: shows the progress; None logs it.
     """
@@ -55,10 +67,12 @@ class CacheFiller:
         max_bytes: int,
         channels: int | None,
         shorter_side: int | None,
+        verify_jpegs: bool = False,
         path: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.splits, self.channels, self.shorter_side = splits, channels, shorter_side
+        self.verify_jpegs = verify_jpegs
         self.progress = progress or log_progress
         self.memory = SharedBuffer(max_bytes, path)
         self.indices = {name: np.zeros(len(split), ENTRY_DTYPE) for name, split in splits.items()}
@@ -130,7 +144,7 @@ class CacheFiller:
                 return
             path = split.path(row)
             try:
-                data, height, width = self._load_image(path)
+                data, height, width, kind = self._load_image(path)
             except Exception as error:  # decoders raise various exceptions for bad files
                 self.bad_files.append(BadFile(path, error_reason(error)))
                 continue
@@ -139,21 +153,26 @@ class CacheFiller:
                 self._stop.set()
                 return
             self.memory.write(data, offset)
-            index[row] = offset, len(data), height, width
+            index[row] = offset, len(data), height, width, kind
             self.num_cached += 1
 
-    def _load_image(self, path: str) -> tuple[memoryview, int, int]:
-        """(the bytes to cache, height, width) of an image. The bytes are valid until this thread's next call."""
+    def _load_image(self, path: str) -> tuple[memoryview, int, int, int]:
+        """(the bytes to cache, height, width, kind) of an image. The bytes are valid until this thread's next call."""
         if self.channels is None and self.shorter_side is None:
             file = self._read_file(path)
-            return file, *check_header(file)
+            height, width = check_header(file)
+            kind = UNVERIFIED
+            if self.verify_jpegs:
+                kind = PLAIN_JPEG if verify_jpeg(file) else OTHER_FORMAT
+            return file, height, width, kind
         pixels = decode_bytes(read_file(path), self.channels or 3)
         pixels = resize(pixels[None], *downscaled_size(pixels.shape[0], pixels.shape[1], self.shorter_side))[0]
         height, width = pixels.shape[:2]
         data: bytes | Pixels = np.ascontiguousarray(pixels)
         if self.channels is None:
             data = simplejpeg.encode_jpeg(data, JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING)
-        return memoryview(data).cast("B"), height, width  # type: ignore[arg-type]
+        kind = PLAIN_JPEG if self.channels is None else UNVERIFIED
+        return memoryview(data).cast("B"), height, width, kind  # type: ignore[arg-type]
 
     def _read_file(self, path: str) -> memoryview:
         """Read a file into this thread's buffer."""

@@ -16,8 +16,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-ENTRY_DTYPE = np.dtype([("start", "<i8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4")])
-"""Index entry of an image: offset in the file (-1: not cached), number of bytes, height and width when upright."""
+ENTRY_DTYPE = np.dtype([("start", "<i8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4"), ("kind", "<i8")])
+"""Index entry of an image: offset in the file (-1: not cached), number of bytes, height and width when upright, and
+what is known about an encoded file (`UNVERIFIED`, `PLAIN_JPEG` or `OTHER_FORMAT` of `decode.py`)."""
 
 HAS_MEMFD = hasattr(os, "memfd_create")
 Pixels = npt.NDArray[np.uint8]
@@ -101,11 +102,17 @@ class ImageStore:
         self.channels = channels
         self._mapping = _map_file(path)
         self.index = np.frombuffer(self._mapping, ENTRY_DTYPE, count, index_offset)
+        self._entries = self.index[["start", "bytes", "height", "width"]]  # `get` is faster without the other field
         self._view = memoryview(self._mapping)
         self._buffer = buffer  # set last, so that it is freed after the mapping, as Windows needs
 
     def __reduce__(self) -> tuple[object, ...]:
         return ImageStore, self.location
+
+    @property
+    def memory(self) -> Pixels:
+        """The bytes of the file, read-only; `start` of an index entry is an offset in it."""
+        return np.frombuffer(self._mapping, np.uint8)
 
     @property
     def num_cached(self) -> int:
@@ -114,7 +121,7 @@ class ImageStore:
 
     def get(self, index: int) -> tuple[memoryview | Pixels, tuple[int, int]] | None:
         """(the file's bytes or the pixels (H, W, channels), (H, W)) without copying, or None if not cached."""
-        start, size, height, width = self.index[index].item()
+        start, size, height, width = self._entries[index].item()
         if start < 0:
             return None
         if self.channels is None:

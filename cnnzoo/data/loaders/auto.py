@@ -17,9 +17,12 @@ LoaderName = Literal["dali", "torch"]
 log = logging.getLogger(__name__)
 
 
-def choose_loader(*, from_files: bool, on_gpu: bool, installed: bool, supported: bool) -> LoaderName:
-    """DALI for image files that a GPU trains on, if it is installed and supports the augmentation; else torch."""
-    return "dali" if from_files and on_gpu and installed and supported else "torch"
+def choose_loader(*, from_files: bool, decoded: bool, on_gpu: bool, installed: bool, supported: bool) -> LoaderName:
+    """DALI for image files that a GPU trains on, if it is installed and supports the augmentation; else torch.
+
+    decoded: the cache keeps the images as pixels, so that there is nothing to decode, which is what DALI is fast at.
+    """
+    return "dali" if from_files and not decoded and on_gpu and installed and supported else "torch"
 
 
 def resolve_auto_loader(split: Split, augment: Augment, device: torch.device | None, kind: str = "auto") -> LoaderName:
@@ -30,6 +33,7 @@ def resolve_auto_loader(split: Split, augment: Augment, device: torch.device | N
     """
     conditions = {
         "from_files": split.paths is not None and kind == "auto",
+        "decoded": split.cache_decodes or (split.store is not None and split.store.channels is not None),
         "on_gpu": device is not None and device.type == "cuda" and torch.version.cuda is not None,
         "supported": unsupported_augmentation(augment) is None,
     }
@@ -49,13 +53,14 @@ def auto_loader(
     device: torch.device | None = None,
     workers: int | Literal["auto"] = "auto",
     kind: Literal["auto", "threads", "processes"] = "auto",
+    gpu_budget: float = 0.25,
     **options: Any,
 ) -> TorchLoader | DaliLoader:
-    """Build the loader that `resolve_auto_loader` names. Takes `kind` and the options that both loaders have."""
+    """Build the loader that `resolve_auto_loader` names. Takes the options of torch that DALI does not have, too."""
     options |= {"augment": augment, "device": device, "workers": workers}
     if resolve_auto_loader(split, augment, device, kind) == "dali":
         return DaliLoader(split, sampler, **options)
-    return TorchLoader(split, sampler, kind=kind, **options)
+    return TorchLoader(split, sampler, kind=kind, gpu_budget=gpu_budget, **options)
 
 
 @cache

@@ -1,6 +1,6 @@
 """Builds one batch: reads, decodes and augments the images of a request. Workers and the training process run this."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from cnnzoo.data.transforms.decode import (
 )
 from cnnzoo.data.transforms.geometry import augment_batch, augment_images
 
+SAMPLED_IMAGES = 1024  # images whose parameters are sampled in one call, which costs less than one call per batch
 MAX_BUFFERED_BYTES = 64 * 2**20  # file contents that a worker holds in memory before it decodes them
 
 Indices = npt.NDArray[np.int64]
@@ -32,7 +33,7 @@ class BatchRequest(NamedTuple):
     """The images of one batch, and the epoch, which their random augmentation depends on."""
 
     epoch: int
-    indices: Indices  # (N,) into the split
+    indices: Indices  # (N,) of images of the split; + k * len(split) for the k-th repetition within the epoch
 
 
 class Batch(NamedTuple):
@@ -66,14 +67,31 @@ class BatchBuilder:
         """
         epoch, indices = request
         if self.split.pixels is not None:
-            pixels = convert_channels(self.split.pixels[indices], self.channels)
-            images = augment_batch(pixels, self.params_for(epoch, indices, image_sizes(self.split, len(indices))))
-            return Batch(images, torch.from_numpy(self.split.labels[indices]), [])
+            return self._build_from_pixels(
+                indices, self.params_for(epoch, indices, image_sizes(self.split, len(indices)))
+            )
         images, positions, bad_files = self._build_from_files(epoch, indices, out)
         if bad_files and self.train and positions:
             rows = self.replacement_rows(positions, len(indices))
             images, positions = images[torch.from_numpy(rows)], [positions[row] for row in rows]
-        return Batch(images, torch.from_numpy(self.split.labels[indices[positions]]), bad_files)
+        return Batch(images, torch.from_numpy(self.split.labels[indices[positions] % len(self.split)]), bad_files)
+
+    def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
+        """Iterate over the batches of the requests, built one at a time."""
+        if self.split.pixels is None:  # the sizes of the images are not known before they are read
+            yield from map(self.build, requests)
+            return
+        for chunk in chunk_requests(requests):
+            indices = np.concatenate([request.indices for request in chunk])
+            params = self.params_for(chunk[0].epoch, indices, image_sizes(self.split, len(indices)))
+            for request, rows in zip(chunk, batch_rows(chunk), strict=True):
+                yield self._build_from_pixels(request.indices, params.select(rows))
+
+    def _build_from_pixels(self, indices: Indices, params: AugmentParams) -> Batch:
+        assert self.split.pixels is not None
+        indices = indices % len(self.split)
+        images = augment_batch(convert_channels(self.split.pixels[indices], self.channels), params)
+        return Batch(images, torch.from_numpy(self.split.labels[indices]), [])
 
     def _build_from_files(
         self, epoch: int, indices: Indices, out: Pixels | None
@@ -82,11 +100,12 @@ class BatchBuilder:
         image_chunks: list[Tensor] = []
         positions: list[int] = []
         bad_files: list[BadFile] = []
-        for chunk, files, sizes in self._read_chunks(indices, bad_files):
+        image_indices = indices % len(self.split)  # repetitions of an image differ only in their parameters
+        for chunk, files, sizes in self._read_chunks(image_indices, bad_files):
             params = self.params_for(epoch, indices[chunk], np.array(sizes, np.int64).reshape(-1, 2))
             good_rows: list[int] = []
             chunk_out = None if out is None else out[len(positions) : len(positions) + len(chunk)]
-            frames = self._decode(indices[chunk], files, good_rows, bad_files)
+            frames = self._decode(image_indices[chunk], files, good_rows, bad_files)
             images = augment_images(frames, params, self.channels, chunk_out)
             image_chunks.append(images if len(good_rows) == len(chunk) else images[good_rows])
             positions += [chunk[row] for row in good_rows]
@@ -159,3 +178,26 @@ def image_sizes(split: Split, count: int) -> Indices:
     """(count, 2): the height and width of the images of a split that has `pixels`, repeated."""
     assert split.pixels is not None
     return np.tile(np.array(split.pixels.shape[1:3], np.int64), (count, 1))
+
+
+def chunk_requests(requests: Iterable[BatchRequest]) -> Iterator[list[BatchRequest]]:
+    """Group successive requests of one epoch until they have `SAMPLED_IMAGES` images together."""
+    chunk: list[BatchRequest] = []
+    count = 0
+    for request in requests:
+        if chunk and request.epoch != chunk[0].epoch:
+            yield chunk
+            chunk, count = [], 0
+        chunk.append(request)
+        count += len(request.indices)
+        if count >= SAMPLED_IMAGES:
+            yield chunk
+            chunk, count = [], 0
+    if chunk:
+        yield chunk
+
+
+def batch_rows(chunk: list[BatchRequest]) -> list[slice]:
+    """The rows of each request's images among those of the whole chunk."""
+    ends = np.cumsum([len(request.indices) for request in chunk]).tolist()
+    return [slice(end - len(request.indices), end) for request, end in zip(chunk, ends, strict=True)]

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from cnnzoo.data.loaders.batch_builder import BatchBuilder, BatchRequest, Indices, image_sizes
 from cnnzoo.data.transforms.augment import AugmentParams
 from cnnzoo.data.transforms.decode import (
+    OTHER_FORMAT,
+    PLAIN_JPEG,
+    UNVERIFIED,
     BadFile,
     ByteBuffer,
     Pixels,
@@ -23,8 +27,6 @@ from cnnzoo.data.transforms.decode import (
 )
 from cnnzoo.data.transforms.geometry import augment_batch, augment_images
 
-UNCHECKED, JPEG, NOT_JPEG = range(3)
-"""File kinds: not checked yet, a valid JPEG that DALI decodes, or any other file, which is decoded here."""
 NO_JPEG = np.empty(0, np.uint8)
 DaliInputs = tuple[Any, ...]
 
@@ -46,9 +48,9 @@ class DaliBatch:
 class DaliBatchBuilder:
     """Builds DALI's inputs for a request, from files, from the cache or from pixels in memory.
 
-    DALI decodes damaged JPEGs without an error. Each file is therefore checked from end to end when it is read for the
-    first time, and its kind and size are remembered. Files that are not plain JPEGs are decoded here. Any number of
-    threads may call `build` at the same time.
+    DALI decodes damaged JPEGs without an error. Each file is therefore verified from end to end when it is read for the
+    first time, unless that was done when the cache was filled, and its kind and size are remembered. Only plain JPEGs
+    are passed on as files; others are decoded here. Any number of threads may call `build` at the same time.
 
     builder: the torch loader's builder for the same batches.
     augment_pixels: crop, resize and flip images that are already decoded here, which is several times faster than DALI
@@ -57,23 +59,33 @@ class DaliBatchBuilder:
 
     def __init__(self, builder: BatchBuilder, *, augment_pixels: bool) -> None:
         self.builder, self.split, self.augment_pixels = builder, builder.split, augment_pixels
-        self.kinds = np.zeros(len(self.split), np.int8)
-        self.sizes = np.zeros((len(self.split), 2), np.int64)
+        self.kinds = np.full(len(self.split), UNVERIFIED, np.int8)
+        if self.split.store is not None:
+            self.kinds[:] = self.split.store.index["kind"]
+        self.sizes = np.zeros((len(self.split), 2), np.int64)  # of the files that are not cached, once they are checked
 
-    def build(self, request: BatchRequest, *, dali_decodes: bool = True) -> DaliBatch:
-        """Build the inputs for a request. With `dali_decodes=False`, check all its files again and decode them here."""
+    def with_image_size(self, image_size: int) -> "DaliBatchBuilder":
+        """A copy for images of another size, which knows the same about the files."""
+        other = copy(self)
+        other.builder = replace(self.builder, image_size=image_size)
+        return other
+
+    def stop_dali_decoding(self, indices: Indices) -> None:
+        """Decode the files `indices` here from now on, because DALI failed on one of them."""
+        self.kinds[indices % len(self.split)] = OTHER_FORMAT
+
+    def build(self, request: BatchRequest) -> DaliBatch:
+        """Build the inputs for a request."""
         epoch, indices = request
         if self.split.pixels is not None:
             return self._build_from_pixels(request)
-        if not dali_decodes:
-            self.kinds[indices] = UNCHECKED
         images: list[Pixels] = []
         positions: list[int] = []
         sizes: list[tuple[int, int]] = []
         bad_files: list[BadFile] = []
-        for position, index in enumerate(indices.tolist()):
+        for position, index in enumerate((indices % len(self.split)).tolist()):
             try:
-                image, size = self._load(index, dali_decodes)
+                image, size = self._load(index)
             except Exception as error:  # decoders raise many types of exceptions for broken files
                 bad_files.append(BadFile(self.split.path(index), error_reason(error)))
                 continue
@@ -97,7 +109,7 @@ class DaliBatchBuilder:
             pixels=pixels,
             is_jpeg=is_jpeg,
             params=params,
-            labels=self.split.labels[good if rows is None else good[rows]],
+            labels=self.split.labels[(good if rows is None else good[rows]) % len(self.split)],
             replacement_rows=rows,
             bad_files=bad_files,
         )
@@ -105,8 +117,10 @@ class DaliBatchBuilder:
     def _build_from_pixels(self, request: BatchRequest) -> DaliBatch:
         epoch, indices = request
         assert self.split.pixels is not None
-        count, labels = len(indices), self.split.labels[indices]
+        count = len(indices)
         params = self.builder.params_for(epoch, indices, image_sizes(self.split, count))
+        indices = indices % len(self.split)
+        labels = self.split.labels[indices]
         if self.augment_pixels:
             frames = convert_channels(self.split.pixels[indices], self.builder.channels)
             pixels = list(augment_batch(frames, replace(params, erase_boxes=None)).permute(0, 2, 3, 1).numpy())
@@ -121,22 +135,22 @@ class DaliBatchBuilder:
         images = augment_images(frames, replace(params, erase_boxes=None), self.builder.channels)
         return list(images.permute(0, 2, 3, 1).numpy())
 
-    def _load(self, index: int, dali_decodes: bool) -> tuple[Pixels, tuple[int, int]]:
+    def _load(self, index: int) -> tuple[Pixels, tuple[int, int]]:
         """Return (the bytes of a JPEG or pixels, the size after EXIF rotation) of an image."""
         stored = None if self.split.store is None else self.split.store.get(index)
         data: ByteBuffer | Pixels
         if stored is None:
             data = read_file(self.split.path(index))
-            if self.kinds[index] == UNCHECKED:
+            if self.kinds[index] == UNVERIFIED:
                 self.sizes[index] = check_header(data)
             height, width = self.sizes[index].tolist()
         else:
             data, (height, width) = stored
         if isinstance(data, np.ndarray):
             return data, (height, width)
-        if self.kinds[index] == UNCHECKED:
-            self.kinds[index] = JPEG if verify_jpeg(data) else NOT_JPEG
-        if self.kinds[index] == JPEG and dali_decodes:
+        if self.kinds[index] == UNVERIFIED:
+            self.kinds[index] = PLAIN_JPEG if verify_jpeg(data) else OTHER_FORMAT
+        if self.kinds[index] == PLAIN_JPEG:
             return np.frombuffer(data, np.uint8), (height, width)
         pixels = decode_bytes(data, self.builder.channels)
         return pixels, (pixels.shape[0], pixels.shape[1])
@@ -146,7 +160,7 @@ class DaliSource:
     """The callable that DALI's external source calls for the inputs of the next batch.
 
     `batches` are those of the current epoch. DALI reads the arrays without copying them, so `in_flight` keeps the
-    inputs alive until their batch is finished.
+    inputs alive until their batch is finished. `error` is the exception that `batches` raised.
     """
 
     def __init__(self, builder: BatchBuilder) -> None:
@@ -156,6 +170,7 @@ class DaliSource:
         no_params = builder.params_for(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
         self.has_erase, self.erase_fill = no_params.erase_boxes is not None, list(no_params.erase_fill)
         self.batches: Iterator[DaliBatch] = iter(())
+        self.error: Exception | None = None
         self.in_flight: deque[tuple[DaliBatch, DaliInputs]] = deque()
 
     def __call__(self) -> DaliInputs:
@@ -163,7 +178,13 @@ class DaliSource:
 
         Raises StopIteration, which DALI expects, at the end of the epoch.
         """
-        batch = next(self.batches)
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
         jpegs, pixels, is_jpeg, params = batch.jpegs, batch.pixels, batch.is_jpeg, batch.params
         if not jpegs:  # no file of the batch can be read, but DALI needs at least one image
             jpegs, pixels = [NO_JPEG], [np.zeros((self.image_size, self.image_size, self.channels), np.uint8)]

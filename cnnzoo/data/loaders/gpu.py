@@ -1,83 +1,215 @@
-"""Batches built on a GPU from a small data set in the GPU's memory."""
+"""Data sets in the GPU's memory: batches are cropped, resized, flipped and erased there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from weakref import WeakSet
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder, BatchRequest, Indices, image_sizes
-from cnnzoo.data.transforms.decode import convert_channels
-from cnnzoo.data.transforms.geometry import resize
+from cnnzoo.data.loaders.batch_builder import (
+    Batch,
+    BatchBuilder,
+    BatchRequest,
+    Indices,
+    batch_rows,
+    chunk_requests,
+    image_sizes,
+)
+from cnnzoo.data.loaders.gpu_table import build_table
+from cnnzoo.data.transforms.decode import Pixels, convert_channels
+from cnnzoo.runtime.formatting import format_bytes
 
-MAX_MEMORY_FRACTION = 0.25  # of the GPU's free memory: the limit for a data set in the GPU's memory
-MAX_RESIZE_PIXELS = 2**24  # pixels resized at a time
+STAGING_BYTES = 2**26  # pinned memory through which the images are copied to the GPU
+CHECKED_IMAGES = 8  # images of the self-check
+# The CPU enlarges with one rounding instead of two, which changes up to a third of the values by 1.
+MAX_DIFFERENCE, MAX_MEAN_DIFFERENCE = 1, 0.5
+
+BY_TORCH, BY_KERNEL = 1, 2  # what transforms the images
 
 
 class GpuDataset:
-    """A small data set in a device's memory as uint8, whose batches are gathered, cropped and flipped on the device.
+    """The images of a split in a device's memory as uint8, and the batches that are made from them on the device.
 
-    The batches have the same bytes as those of the `BatchBuilder`.
+    Each value of an image differs from that of the `BatchBuilder`'s image by at most 1. The images are pixels in memory
+    or in a complete decoded cache; see `unsupported` in `gpu_placement.py`. A CPU as the device is for tests.
+
+    level: BY_KERNEL transforms the images with the kernel of `gpu_kernel.py`, BY_TORCH with PyTorch's operations, which
+        cannot resize: see `needs_resizing`.
+
+    Raises what PyTorch raises if the images cannot be copied to the device.
     """
 
-    def __init__(self, builder: BatchBuilder, device: torch.device) -> None:
-        self.builder, self.device = builder, device
-        assert builder.split.pixels is not None
-        pixels = builder.split.pixels
-        height, width, self.margin = _padded_size(builder)
-        padded_shape = (len(pixels), height + 2 * self.margin, width + 2 * self.margin, builder.channels)
-        self.pixels = torch.zeros(padded_shape, dtype=torch.uint8, device=device)
-        inner = self.pixels[:, self.margin : self.margin + height, self.margin : self.margin + width]
-        step = max(1, MAX_RESIZE_PIXELS // (height * width))
-        for start in range(0, len(pixels), step):
-            chunk = convert_channels(pixels[start : start + step], builder.channels)
-            inner[start : start + step] = torch.from_numpy(resize(chunk, height, width)).to(device)
-        self.labels = torch.from_numpy(builder.split.labels).to(device)
-
-    @staticmethod
-    def supports(builder: BatchBuilder) -> bool:
-        """Whether the images are pixels in memory, and their augmentation is only what this class implements."""
-        augment = builder.augment
-        if builder.split.pixels is None:
-            return False
-        if not builder.train:
-            return True
-        has_ops = augment.auto_augment is not None or augment.random_erase > 0 or any(augment.color_jitter or ())
-        return augment.crop != "random_resized" and not has_ops
-
-    @staticmethod
-    def required_bytes(builder: BatchBuilder) -> int:
-        """Bytes of device memory that the images need."""
-        height, width, margin = _padded_size(builder)
-        return len(builder.split) * (height + 2 * margin) * (width + 2 * margin) * builder.channels
+    def __init__(self, builder: BatchBuilder, device: torch.device, level: int = BY_KERNEL) -> None:
+        self.builder, self.device, self.level = builder, device, level
+        self.starts, self.sizes = _image_starts(builder), _image_sizes(builder)
+        self.source = _upload(_image_bytes(builder), required_bytes(builder), device)
+        resident_datasets.add(self)
 
     def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
-        """Iterate over the batches of the requests, on the device."""
-        return (self._build(epoch, indices) for epoch, indices in requests)
+        """Iterate over the batches of the requests, on the device. Nothing here waits for the device."""
+        side, channels = self.builder.image_size, self.builder.channels
+        for chunk in chunk_requests(requests):
+            table, erase_fill = self._table(chunk)
+            labels = table[:, -1].contiguous()
+            for rows in batch_rows(chunk):
+                shape = rows.stop - rows.start, side, side, channels
+                images = torch.empty(shape, dtype=torch.uint8, device=self.device)
+                self.transform(table[rows], images, erase_fill)
+                yield Batch(images.permute(0, 3, 1, 2), labels[rows], [])
 
-    def _build(self, epoch: int, indices: Indices) -> Batch:
-        side = self.builder.image_size
-        params = self.builder.params_for(epoch, indices, image_sizes(self.builder.split, len(indices)))
-        numbers = torch.from_numpy(np.stack([indices, *(params.crops[:, :2].T + self.margin), params.flips]))
-        if self.device.type == "cuda":
-            numbers = numbers.pin_memory()
-        index, top, left, flip = numbers.to(self.device, non_blocking=True)
-        steps = torch.arange(side, device=self.device)
-        rows = top[:, None] + steps
-        columns = left[:, None] + torch.where(flip[:, None] > 0, side - 1 - steps, steps)
-        images = self.pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # (N, side, side, C)
-        return Batch(images.permute(0, 3, 1, 2), self.labels[index], [])
+    def transform(self, table: Tensor, images: Tensor, erase_fill: Sequence[int]) -> None:
+        """Write the images of the rows of a table; see `gpu_kernel.transform`."""
+        if self.level == BY_TORCH:
+            transform_by_torch(self.source, table, images, erase_fill)
+            return
+        from cnnzoo.data.loaders import gpu_kernel  # here: it imports Triton, which takes 0.3 s
+
+        gpu_kernel.transform(self.source, table, images, erase_fill)
+
+    def _table(self, chunk: list[BatchRequest]) -> tuple[Tensor, tuple[int, ...]]:
+        """The parameters of all images of the requests on the device, and the pixel value of erased boxes."""
+        builder = self.builder
+        indices = np.concatenate([request.indices for request in chunk])
+        images = indices % len(self.starts)
+        starts, sizes, labels = self.starts[images], self.sizes[images], builder.split.labels[images]
+        params = builder.params_for(chunk[0].epoch, indices, sizes)
+        rows = build_table(params, starts, sizes, builder.channels, labels, len(self.source))
+        table = torch.from_numpy(rows)
+        if self.device.type == "cuda":  # the copy of pageable memory would wait for the GPU
+            table = table.pin_memory()
+        return table.to(self.device, non_blocking=True), params.erase_fill
+
+    def describe(self) -> str:
+        """Where the images are and what transforms them."""
+        method = "transformed by a Triton kernel" if self.level == BY_KERNEL else "cropped by PyTorch"
+        return f"in the GPU's memory ({format_bytes(len(self.source))}), {method}"
+
+    def check(self) -> str | None:
+        """Compare a few images with the CPU's; return what is wrong, in one line, or None. Waits for the device."""
+        method = "the Triton kernel" if self.level == BY_KERNEL else "PyTorch"
+        try:
+            request = BatchRequest(0, self._images_to_check())
+            (batch,) = self.build_batches([request])
+            images, labels = batch.images.cpu(), batch.labels.cpu()
+        except Exception as error:  # of compilers, Triton and CUDA
+            return f"{method} failed: {first_line(error)}"
+        expected = self.builder.build(request)
+        difference = (images.float() - expected.images.float()).abs()
+        largest, mean = float(difference.max()), float(difference.mean((1, 2, 3)).max())
+        if largest > MAX_DIFFERENCE or mean > MAX_MEAN_DIFFERENCE or not torch.equal(labels, expected.labels):
+            return f"{method} gave other images than the CPU (by up to {largest:.0f} of 255, {mean:.2f} on average)"
+        return None
+
+    def _images_to_check(self) -> Indices:
+        """Images that are extreme in the whole split, then those with extreme parameters in epoch 0."""
+        height, width = self.sizes.T
+        extremes = [
+            self.starts.argmax(),
+            (height * width).argmax(),
+            np.maximum(height / width, width / height).argmax(),
+        ]
+        indices = np.linspace(0, len(self.starts) - 1, min(1000, len(self.starts))).astype(np.int64)
+        params = self.builder.params_for(0, indices, self.sizes[indices])
+        areas, corners = params.crops[:, 2] * params.crops[:, 3], params.crops[:, :2].sum(axis=1)
+        rows = [areas.argmin(), areas.argmax(), params.flips.argmax()]
+        if params.erase_boxes is not None:
+            rows.append(params.erase_boxes[:, 2].argmax())
+        rows += [corners.argmin(), corners.argmax(), *range(min(CHECKED_IMAGES, len(indices)))]
+        return np.array(list(dict.fromkeys([*extremes, *indices[rows]]))[:CHECKED_IMAGES])
 
 
-def _padded_size(builder: BatchBuilder) -> tuple[int, int, int]:
-    """(height, width) that all images are resized to, and the width of the black margin that crops may reach into."""
-    height, width = builder.params_for(0, np.zeros(1, np.int64), image_sizes(builder.split, 1)).resize_to[0].tolist()
-    augment = builder.augment
-    return height, width, augment.margin(builder.image_size) if builder.train and augment.crop == "padded" else 0
+resident_datasets: WeakSet[GpuDataset] = WeakSet()
 
 
-def fits_on_gpu(builder: BatchBuilder, device: torch.device) -> bool:
-    """Whether `GpuDataset` supports these batches and the GPU has enough free memory for the images."""
-    return (
-        GpuDataset.supports(builder)
-        and GpuDataset.required_bytes(builder) <= MAX_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]
-    )
+def needs_resizing(builder: BatchBuilder) -> bool:
+    """Whether an image is resized."""
+    if builder.train and builder.augment.crop == "random_resized":
+        return True
+    sizes = _image_sizes(builder)
+    return bool((builder.params_for(0, np.arange(len(sizes)), sizes).resize_to != sizes).any())
+
+
+def required_bytes(builder: BatchBuilder) -> int:
+    """Bytes of device memory that the images need."""
+    split = builder.split
+    if split.pixels is not None:
+        return int(np.prod(split.pixels.shape[:3])) * builder.channels
+    assert split.store is not None
+    return int(split.store.index["bytes"].sum())
+
+
+def transform_by_torch(source: Tensor, table: Tensor, out: Tensor, erase_fill: Sequence[int]) -> None:
+    """Do the work of `gpu_kernel.transform` with PyTorch's operations, for images that are not resized."""
+    side, channels = out.shape[1], out.shape[3]
+    columns = table.T[:-1, :, None]  # (columns, N, 1)
+    start, row_bytes, height, width, _, _, top, left, flip, erase_top, erase_left, erase_height, erase_width = columns
+    steps = torch.arange(side, device=out.device)
+    y, x = top + steps, left + torch.where(flip > 0, side - 1 - steps, steps)  # (N, side)
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]  # (N, side, side)
+    rows, offsets = start + y.clamp_min(0).minimum(height - 1) * row_bytes, x.clamp_min(0).minimum(width - 1) * channels
+    pixels = (rows[:, :, None] + offsets[:, None])[..., None] + torch.arange(channels, device=out.device)
+    out.copy_(source[pixels] * inside[..., None])
+    erased = ((steps >= erase_top) & (steps < erase_top + erase_height))[:, :, None]
+    erased = erased & ((steps >= erase_left) & (steps < erase_left + erase_width))[:, None]
+    for channel in range(channels):
+        out[..., channel].masked_fill_(erased, erase_fill[channel % len(erase_fill)])
+
+
+def _image_sizes(builder: BatchBuilder) -> Indices:
+    """(N, 2): heights and widths."""
+    split = builder.split
+    if split.pixels is not None:
+        return image_sizes(split, len(split))
+    assert split.store is not None
+    return np.stack([split.store.index[name] for name in ("height", "width")], axis=1).astype(np.int64)
+
+
+def _image_starts(builder: BatchBuilder) -> Indices:
+    """(N,): the offset of each image in the bytes of `_image_bytes`."""
+    split = builder.split
+    if split.pixels is not None:
+        return np.arange(len(split)) * (required_bytes(builder) // len(split))
+    assert split.store is not None
+    index = split.store.index
+    order = np.argsort(index["start"])
+    starts = np.empty(len(split), np.int64)
+    starts[order] = np.cumsum(index["bytes"][order]) - index["bytes"][order]
+    return starts
+
+
+def _image_bytes(builder: BatchBuilder) -> Iterator[Pixels]:
+    """The bytes of all images, in pieces. Those of a store are in its own order, without the gaps between them."""
+    split = builder.split
+    if split.pixels is not None:
+        step = max(1, STAGING_BYTES * len(split) // required_bytes(builder))
+        for first in range(0, len(split), step):
+            yield convert_channels(split.pixels[first : first + step], builder.channels).reshape(-1)
+        return
+    assert split.store is not None
+    order = np.argsort(split.store.index["start"])
+    starts = split.store.index["start"][order]
+    ends = starts + split.store.index["bytes"][order]
+    gaps = np.flatnonzero(starts[1:] != ends[:-1]) + 1  # other splits have images in the same file
+    for rows in np.split(np.arange(len(order)), gaps):
+        yield split.store.memory[starts[rows[0]] : ends[rows[-1]]]
+
+
+def _upload(pieces: Iterable[Pixels], size: int, device: torch.device) -> Tensor:
+    """Copy bytes to the device through a small pinned buffer: uint8 (size,)."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    staging = torch.empty(min(size, STAGING_BYTES), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    position = 0
+    for piece in pieces:
+        for part in torch.from_numpy(piece).split(len(staging)):
+            staging[: len(part)] = part
+            source[position : position + len(part)] = staging[: len(part)]  # waits, so the buffer can be used again
+            position += len(part)
+    assert position == size
+    return source
+
+
+def first_line(error: Exception) -> str:
+    """The type and the first line of an error's message, at most 120 characters."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:120].rstrip(": ")

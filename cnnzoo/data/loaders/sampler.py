@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from cnnzoo.data.counter_rng import SHUFFLE_STREAM, permutation
+from cnnzoo.data.counter_rng import BALANCE_STREAM, SHUFFLE_STREAM, permutation
 from cnnzoo.errors import UserError
 
 
@@ -20,6 +20,8 @@ class EpochSampler:
     last batch may be shorter, and ranks may have different numbers of batches.
 
     frozen: repeat epoch 0 in every epoch, for `trainer.overfit_batches`.
+    labels: (size,) for balanced training: each epoch has equally many images of each class, as many as `size` allows.
+        Images of small classes are repeated, and those of large classes take turns. None: every image once.
 
     Raises UserError if there are fewer training images than one global batch needs.
     """
@@ -34,6 +36,7 @@ class EpochSampler:
         rank: int = 0,
         world_size: int = 1,
         frozen: bool = False,
+        labels: npt.NDArray[np.int64] | None = None,
     ) -> None:
         if train and size < batch_size * world_size:
             processes = f" x {world_size} processes" if world_size > 1 else ""
@@ -42,6 +45,7 @@ class EpochSampler:
             raise UserError(f"data.batch_size={batch_size}{processes}: more than the {size} training images; {way_out}")
         self.size, self.batch_size, self.seed, self.train = size, batch_size, seed, train
         self.rank, self.world_size, self.frozen = rank, world_size, frozen
+        self._class_images = [] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self.epoch = self._first_batch = 0
         self._next_epoch: int | None = 0  # of the next iteration of a loader; None once `set_epoch` was called
 
@@ -66,6 +70,32 @@ class EpochSampler:
         """Start the next iteration, and only that one, at this batch of its epoch (to resume within an epoch)."""
         self._first_batch = batch
 
+    def take_first_batch(self) -> int:
+        """The batch that the next iteration starts at. The one after it starts at 0 again."""
+        first_batch, self._first_batch = self._first_batch, 0
+        return first_batch
+
+    def _balanced_images(self) -> npt.NDArray[np.int64]:
+        """The images of the current epoch, (size,): a stretch of each class's endless sequence of shuffled images.
+
+        An image that comes again within the epoch has `size` added to its index each time, so that it is augmented in
+        another way; see `BatchRequest`.
+
+        The sequence of a class shuffles all its images, then all of them again, and so on. Each epoch continues it
+        where the epoch before ended, so that no image falls behind the others of its class by more than one.
+        """
+        quotas = np.full(len(self._class_images), self.size // len(self._class_images))
+        quotas[: self.size - quotas.sum()] += 1
+        parts = []
+        for label, (images, quota) in enumerate(zip(self._class_images, quotas.tolist(), strict=True)):
+            first, last = self.epoch * quota, (self.epoch + 1) * quota
+            rounds = range(first // len(images), -(-last // len(images)))
+            orders = [permutation(BALANCE_STREAM + label, self.seed, number, len(images)) for number in rounds]
+            start = first - rounds.start * len(images)
+            positions = np.concatenate(orders)[start : start + quota]
+            parts.append(images[positions] + self.size * _repetitions(positions))
+        return np.concatenate(parts)
+
     def __len__(self) -> int:
         """The number of batches of this rank in an epoch."""
         if self.train:
@@ -76,11 +106,21 @@ class EpochSampler:
         """Yield the batches of the current epoch: int64 (batch size,)."""
         if self.train:
             indices = permutation(SHUFFLE_STREAM, self.seed, self.epoch, self.size)
+            if self._class_images:
+                indices = self._balanced_images()[indices]
             stride, offset = self.batch_size * self.world_size, self.batch_size * self.rank
         else:
             indices = np.arange(self.rank, self.size, self.world_size)
             stride, offset = self.batch_size, 0
-        first_batch, self._first_batch = self._first_batch, 0
-        for batch in range(first_batch, len(self)):
+        for batch in range(self.take_first_batch(), len(self)):
             start = batch * stride + offset
             yield indices[start : start + self.batch_size]
+
+
+def _repetitions(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each value, how often it has occurred before: [7, 3, 7, 7] -> [0, 0, 1, 2]."""
+    order = np.argsort(values, kind="stable")
+    _, first, counts = np.unique(values[order], return_index=True, return_counts=True)
+    repetitions = np.empty_like(values)
+    repetitions[order] = np.arange(len(values)) - np.repeat(first, counts)
+    return repetitions

@@ -1,6 +1,7 @@
 """Worker pools that build batches ahead of training: threads, or processes that return batches in shared memory."""
 
 import contextlib
+import gc
 import mmap
 import multiprocessing
 import os
@@ -288,6 +289,8 @@ def _worker_main(
     inherited_connections: list[Connection],
 ) -> None:
     """The main function of a worker process: builds the requested batches until the parent stops it or exits."""
+    # A forked worker must not collect the parent's garbage: to free a CUDA object in a forked process is a crash.
+    gc.freeze()
     # A forked worker inherits the parent's ends of the pipes. While any copy is open, no worker sees the parent exit.
     for inherited in inherited_connections:
         inherited.close()
@@ -299,15 +302,18 @@ def _worker_main(
     parent = os.getppid()
     with open(memory_path, "r+b") as file:
         memory = mmap.mmap(file.fileno(), 0)
+    requests: deque[tuple[int, int, int, int]] = deque()
     try:
         while True:
-            while not connection.poll(PARENT_POLL_SECONDS):
+            while not requests and not connection.poll(PARENT_POLL_SECONDS):
                 if os.getppid() != parent:
                     return
-            message = connection.recv()
-            if message is None:
-                return
-            request_id, buffer, epoch, count = message
+            while connection.poll():
+                message = connection.recv()
+                if message is None:  # stop at once, even if requests are left
+                    return
+                requests.append(message)
+            request_id, buffer, epoch, count = requests.popleft()
             connection.send((request_id, _build_into_buffer(builder, memory, layout, buffer, epoch, count)))
     except (EOFError, OSError):
         return

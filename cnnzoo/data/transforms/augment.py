@@ -4,7 +4,7 @@ Sampling parameters is separate from applying them, so every loader transforms a
 and `color.py` apply them on the CPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnzoo.checks import check_choice, check_int, check_number
-from cnnzoo.data.counter_rng import AUGMENT_STREAM, uniform
+from cnnzoo.data.counter_rng import AUGMENT_STREAM, row_keys, uniform_columns
 from cnnzoo.data.transforms.sampling import (
     NUM_MAGNITUDE_BINS,
+    BoolArray,
     FloatArray,
     IntArray,
+    Rows,
+    first_fit,
     sample_auto_augment,
     sample_color_jitter,
-    sample_erase_boxes,
+    sample_erase_shapes,
 )
 from cnnzoo.errors import UserError
 
@@ -42,7 +45,7 @@ AUTO_OP_COLUMNS = range(54, 54 + MAX_OPS)
 AUTO_SIGN_COLUMNS = range(70, 70 + MAX_OPS)
 AUTO_MAGNITUDE_COLUMN = 86
 
-Rand = Callable[[Sequence[int]], FloatArray]  # column numbers to uniform random numbers in [0, 1), (N, columns)
+Keys = npt.NDArray[np.uint64]  # (N, 1) of the images' random numbers: see `row_keys`
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,15 @@ class AugmentParams:
 
     resize_to: IntArray  # (N, 2) height and width of the whole image before it is cropped
     crops: IntArray  # (N, 4) top, left, height, width in the resized image; parts outside the image are black
-    flips: npt.NDArray[np.bool_]  # (N,) whether to flip horizontally
+    flips: BoolArray  # (N,) whether to flip horizontally
     image_size: int  # height and width of the result, in pixels
     ops: IntArray | None = None  # (N, K) operations as indices into `sampling.OPS`, in the order of application
     magnitudes: FloatArray | None = None  # (N, K) magnitude of each operation, in the units listed at `sampling.OPS`
     erase_boxes: IntArray | None = None  # (N, 4) top, left, height, width in the result; height 0 erases nothing
     erase_fill: tuple[int, ...] = (0,)  # pixel value of erased boxes, 0 to 255: one per channel, or one for all
 
-    def select(self, indices: IntArray) -> "AugmentParams":
-        """The parameters of the images at `indices`."""
+    def select(self, indices: Rows) -> "AugmentParams":
+        """The parameters of the images at `indices`; views for a slice."""
         arrays: dict[str, Any] = {n: rows[indices] for n, rows in vars(self).items() if isinstance(rows, np.ndarray)}
         return replace(self, **arrays)
 
@@ -143,26 +146,14 @@ class Augment:
         `sizes` (N, 2) are their heights and widths after the EXIF rotation. An image's parameters depend only on
         `seed`, `epoch`, its index, its size and `image_size`.
         """
-
-        def rand(columns: Sequence[int]) -> FloatArray:
-            return uniform(AUGMENT_STREAM, seed, epoch, indices, columns)
-
-        resize_to, crops = self._sample_crops(rand, sizes, image_size)
-        flips = rand([FLIP_COLUMN])[:, 0] < self.flip
-        ops, magnitudes = self._sample_ops(rand, image_size)
+        keys = row_keys(AUGMENT_STREAM, seed, epoch, indices)
+        resize_to, crops = self._sample_crops(keys, sizes, image_size)
+        flips = uniform_columns(keys, [FLIP_COLUMN])[:, 0] < self.flip
+        ops, magnitudes = self._sample_ops(keys, image_size)
         params = AugmentParams(resize_to, crops, flips, image_size, ops, magnitudes)
         if not self.random_erase:
             return params
-        boxes = sample_erase_boxes(
-            self.random_erase,
-            self.erase_scale,
-            self.erase_ratio,
-            image_size,
-            rand([ERASE_COLUMN]),
-            rand(ERASE_POSITION_COLUMNS),
-            rand(ERASE_AREA_COLUMNS),
-            rand(ERASE_ASPECT_COLUMNS),
-        )
+        boxes = self._sample_erase_boxes(keys, image_size)
         return replace(params, erase_boxes=boxes, erase_fill=tuple(round(255 * v) for v in self.mean or (0.0,)))
 
     def margin(self, image_size: int) -> int:
@@ -180,31 +171,32 @@ class Augment:
         """Parameters for evaluation images of `sizes` (N, 2), height and width; nothing is random."""
         return AugmentParams(*self._center_crops(sizes, image_size), np.zeros(len(sizes), bool), image_size)
 
-    def _sample_crops(self, rand: Rand, sizes: IntArray, image_size: int) -> tuple[IntArray, IntArray]:
+    def _sample_crops(self, keys: Keys, sizes: IntArray, image_size: int) -> tuple[IntArray, IntArray]:
         """`resize_to` (N, 2) and `crops` (N, 4) for training."""
         if self.crop == "center":
             return self._center_crops(sizes, image_size)
         if self.crop == "padded":
             resize_to = shorter_side_to(sizes, image_size)
             margin = self.margin(image_size)
-            positions = rand([TOP_COLUMN, LEFT_COLUMN]) * (resize_to + 2 * margin - image_size + 1)
+            positions = uniform_columns(keys, [TOP_COLUMN, LEFT_COLUMN]) * (resize_to + 2 * margin - image_size + 1)
             corners = np.floor(positions).astype(np.int64) - margin
             return resize_to, np.hstack([corners, np.full_like(corners, image_size)])
-        shapes, fits = self._sample_crop_shapes(sizes, rand(AREA_COLUMNS), rand(ASPECT_COLUMNS))
-        corners = np.floor(rand([TOP_COLUMN, LEFT_COLUMN]) * (sizes - shapes + 1)).astype(np.int64)
+        shapes, fits = self._sample_crop_shapes(keys, sizes)
+        positions = uniform_columns(keys, [TOP_COLUMN, LEFT_COLUMN]) * (sizes - shapes + 1)
+        corners = np.floor(positions).astype(np.int64)
         corners = np.where(fits[:, None], corners, (sizes - shapes) // 2)
         return sizes, np.hstack([corners, shapes])
 
-    def _sample_ops(self, rand: Rand, image_size: int) -> tuple[IntArray | None, FloatArray | None]:
+    def _sample_ops(self, keys: Keys, image_size: int) -> tuple[IntArray | None, FloatArray | None]:
         """`ops` and `magnitudes` (N, K): the automatic augmentation, then the color jitter; None if both are off."""
         samples = []
         if self.auto_augment is not None:
             count = self.num_ops if self.auto_augment == "randaugment" else 1
             columns = AUTO_OP_COLUMNS[:count], AUTO_SIGN_COLUMNS[:count], [AUTO_MAGNITUDE_COLUMN]
-            numbers = (rand(column) for column in columns)
+            numbers = (uniform_columns(keys, column) for column in columns)
             samples.append(sample_auto_augment(self.auto_augment, self.magnitude, image_size, *numbers))
         if self.color_jitter is not None and any(self.color_jitter):
-            numbers = (rand(columns) for columns in (JITTER_ORDER_COLUMNS, JITTER_FACTOR_COLUMNS))
+            numbers = (uniform_columns(keys, columns) for columns in (JITTER_ORDER_COLUMNS, JITTER_FACTOR_COLUMNS))
             samples.append(sample_color_jitter(self.color_jitter, *numbers))
         if not samples:
             return None, None
@@ -217,28 +209,48 @@ class Augment:
         corners = np.rint((resize_to - image_size) / 2).astype(np.int64)
         return resize_to, np.hstack([corners, np.full_like(corners, image_size)])
 
-    def _sample_crop_shapes(
-        self, sizes: IntArray, u_area: FloatArray, u_aspect: FloatArray
-    ) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    def _sample_erase_boxes(self, keys: Keys, image_size: int) -> IntArray:
+        """`erase_boxes` (N, 4)."""
+        erased = np.flatnonzero(uniform_columns(keys, [ERASE_COLUMN])[:, 0] < self.random_erase)
+        keys, boxes = keys[erased], np.zeros((len(keys), 4), np.int64)
+
+        def sample_shapes(rows: Rows, attempts: int) -> tuple[IntArray, BoolArray]:
+            u_area = uniform_columns(keys[rows], ERASE_AREA_COLUMNS[:attempts])
+            u_aspect = uniform_columns(keys[rows], ERASE_ASPECT_COLUMNS[:attempts])
+            return sample_erase_shapes(self.erase_scale, self.erase_ratio, image_size, u_area, u_aspect)
+
+        shapes, fits = first_fit(sample_shapes, MAX_ATTEMPTS)
+        positions = uniform_columns(keys, ERASE_POSITION_COLUMNS) * (image_size - shapes + 1)
+        boxes[erased] = np.where(fits[:, None], np.hstack([positions.astype(np.int64), shapes]), 0)
+        return boxes
+
+    def _sample_crop_shapes(self, keys: Keys, sizes: IntArray) -> tuple[IntArray, BoolArray]:
         """Heights and widths of random-resized crops (N, 2), and whether one of the attempts fits the image (N,).
 
         The first attempt that fits is taken, else the largest crop with an aspect in `ratio`. As in torchvision's
-        RandomResizedCrop, the area is uniform and the aspect (width / height) is log-uniform. `u_area` and `u_aspect`
-        (N, attempts) are uniform random numbers.
+        RandomResizedCrop, the area is uniform and the aspect (width / height) is log-uniform.
         """
-        height, width = sizes[:, :1], sizes[:, 1:]
-        areas = height * width * (self.scale[0] + u_area * (self.scale[1] - self.scale[0]))  # (N, attempts)
         low, high = np.log(self.ratio)
-        aspects = np.exp(low + u_aspect * (high - low))
-        widths = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
-        heights = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
-        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-        first = fits.argmax(axis=1)[:, None, None]
-        shapes = np.take_along_axis(np.stack([heights, widths], 2), first, axis=1)[:, 0]
-        aspect = np.clip(width[:, 0] / height[:, 0], *self.ratio)
-        fallback = np.stack([np.rint(width[:, 0] / aspect), np.rint(height[:, 0] * aspect)], 1).astype(np.int64)
-        any_fits = fits.any(axis=1)
-        return np.where(any_fits[:, None], shapes, np.clip(fallback, 1, sizes)), any_fits
+
+        def sample_shapes(rows: Rows, attempts: int) -> tuple[IntArray, BoolArray]:
+            u_area = uniform_columns(keys[rows], AREA_COLUMNS[:attempts])
+            u_aspect = uniform_columns(keys[rows], ASPECT_COLUMNS[:attempts])
+            height, width = sizes[rows, :1], sizes[rows, 1:]
+            areas = height * width * (self.scale[0] + u_area * (self.scale[1] - self.scale[0]))  # (N, attempts)
+            aspects = np.exp(low + u_aspect * (high - low))
+            widths = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
+            heights = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
+            fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+            return np.stack([heights, widths], 2), fits
+
+        shapes, fits = first_fit(sample_shapes, MAX_ATTEMPTS)
+        failed = np.flatnonzero(~fits)
+        if len(failed):
+            height, width = sizes[failed].T
+            aspect = np.clip(width / height, *self.ratio)
+            fallback = np.stack([np.rint(width / aspect), np.rint(height * aspect)], 1).astype(np.int64)
+            shapes[failed] = np.clip(fallback, 1, sizes[failed])
+        return shapes, fits
 
 
 def shorter_side_to(sizes: IntArray, side: int) -> IntArray:

@@ -36,8 +36,9 @@ def apply_ops(images: Tensor, params: AugmentParams) -> Tensor:
             images[chunk] = torch.from_numpy(_apply_ops(pixels, params.ops[chunk], params.magnitudes[chunk]))
     if params.erase_boxes is not None:
         fill = np.array(params.erase_fill, np.uint8)[:, None, None]
-        for image, (top, left, height, width) in zip(images.numpy(), params.erase_boxes.tolist(), strict=True):
-            image[:, top : top + height, left : left + width] = fill
+        pixels, erased = images.numpy(), np.flatnonzero(params.erase_boxes[:, 2])
+        for n, (top, left, height, width) in zip(erased.tolist(), params.erase_boxes[erased].tolist(), strict=True):
+            pixels[n, :, top : top + height, left : left + width] = fill
     return images
 
 

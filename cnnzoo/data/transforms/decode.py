@@ -23,6 +23,9 @@ JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 END_MARKERS = {JPEG: b"\xff\xd9", PNG: b"IEND\xaeB`\x82", GIF: b";"}
 """The last bytes of a complete file, by its first bytes."""
 
+UNVERIFIED, PLAIN_JPEG, OTHER_FORMAT = range(3)
+"""What is known about a file: its header is valid; it is a JPEG that `verify_jpeg` accepts; or it is any other file."""
+
 RGB_COLORSPACES = ("Gray", "YCbCr", "RGB")
 """Color spaces of a JPEG that libjpeg-turbo decodes; only Pillow converts CMYK correctly."""
 

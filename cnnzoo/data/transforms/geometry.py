@@ -102,7 +102,14 @@ def _crop(images: Pixels, corners: npt.NDArray[np.int64], side: int) -> Pixels:
         padded = np.zeros((count, height + 2 * margin, width + 2 * margin, channels), np.uint8)
         padded[:, margin : margin + height, margin : margin + width] = images
         images = padded
-    rows = np.ascontiguousarray(images).reshape(count, images.shape[1], -1)  # (N, H, W * C)
-    views = np.lib.stride_tricks.sliding_window_view(rows, (side, side * channels), axis=(1, 2))
-    top, left = corners.T + margin
+    images = np.ascontiguousarray(images)
+    _, height, width, _ = images.shape
+    row = width * channels
+    views = np.ndarray(  # all possible crops; sliding_window_view does the same, but takes 25 microseconds
+        (count, height - side + 1, row - side * channels + 1, side, side * channels),
+        np.uint8,
+        images,
+        strides=(height * row, row, 1, row, 1),
+    )
+    top, left = (corners + margin).T
     return views[np.arange(count), top, left * channels].reshape(count, side, side, channels)

@@ -72,6 +72,21 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).add_(shift)
 
 
+def per_channel(field: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value for each channel: one value is repeated, three are averaged for grey images.
+
+    field: "mean" or "std", for the error. Raises UserError for another number of values.
+    """
+    values = tuple(float(value) for value in values)
+    if len(values) == channels:
+        return values
+    if len(values) == 1:
+        return values * channels
+    if channels == 1 and len(values) == 3:
+        return (sum(values) / 3,)
+    raise UserError(f"augment.{field}={list(values)}: {len(values)} numbers, expected 1 or 3")
+
+
 @lru_cache(maxsize=8)
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """(1, C, 1, 1) each. They are kept, because a copy to a GPU waits for it."""

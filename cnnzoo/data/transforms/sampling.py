@@ -4,13 +4,15 @@ The distributions are those of torchvision v2's `ColorJitter`, `RandAugment`, `T
 Arguments named `u_*` are uniform random numbers in [0, 1), one row per image. `augment.py` assigns their columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Rows = IntArray | slice
 
 # An operation's code is its index in this tuple. The unit of its magnitude:
 # - shear: the tangent of the angle
@@ -78,31 +80,36 @@ def sample_color_jitter(
     return codes[order], np.take_along_axis(magnitudes, order, axis=1)
 
 
-def sample_erase_boxes(
-    probability: float,
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    image_size: int,
-    u_erase: FloatArray,
-    u_position: FloatArray,
-    u_area: FloatArray,
-    u_aspect: FloatArray,
-) -> IntArray:
-    """Top, left, height and width of the boxes to erase, (N, 4); all 0 for images that keep all pixels.
+def sample_erase_shapes(
+    scale: Sequence[float], ratio: Sequence[float], image_size: int, u_area: FloatArray, u_aspect: FloatArray
+) -> tuple[IntArray, BoolArray]:
+    """Height and width of boxes to erase (N, attempts, 2), and whether both are below `image_size` (N, attempts).
 
-    The area is uniform and the aspect (height / width) is log-uniform. The first attempt that is smaller than the image
-    in both directions is taken; if none is, nothing is erased. `u_erase` is (N, 1), `u_position` (N, 2), `u_area` and
-    `u_aspect` (N, attempts).
+    The area is uniform and the aspect (height / width) is log-uniform. `u_area` and `u_aspect` are (N, attempts).
     """
     areas = image_size**2 * (scale[0] + u_area * (scale[1] - scale[0]))
     low, high = np.log(ratio)
     aspects = np.exp(low + u_aspect * (high - low))
-    shapes = np.rint(np.sqrt(np.stack([areas * aspects, areas / aspects], axis=2))).astype(np.int64)  # (N, attempts, 2)
-    fits = (shapes < image_size).all(axis=2)
-    shape = np.take_along_axis(shapes, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-    corners = (u_position * (image_size - shape + 1)).astype(np.int64)
-    erase = fits.any(axis=1) & (u_erase[:, 0] < probability)
-    return np.where(erase[:, None], np.hstack([corners, shape]), 0)
+    shapes = np.rint(np.sqrt(np.stack([areas * aspects, areas / aspects], axis=2))).astype(np.int64)
+    return shapes, (shapes < image_size).all(axis=2)
+
+
+def first_fit(
+    sample_shapes: Callable[[Rows, int], tuple[IntArray, BoolArray]], attempts: int
+) -> tuple[IntArray, BoolArray]:
+    """Shapes (N, 2) of the first attempt that fits, and whether one of the attempts fits (N,).
+
+    `sample_shapes(rows, attempts)` returns the shapes (rows, attempts, 2) of the first attempts, and whether they fit
+    (rows, attempts). Most images fit at once, so the later attempts are sampled only for the others.
+    """
+    all_shapes, all_fits = sample_shapes(slice(None), 1)
+    shapes, fits = all_shapes[:, 0], all_fits[:, 0]
+    retry = np.flatnonzero(~fits)
+    if len(retry):
+        more_shapes, more_fits = sample_shapes(retry, attempts)
+        shapes[retry] = more_shapes[np.arange(len(retry)), more_fits.argmax(axis=1)]
+        fits[retry] = more_fits.any(axis=1)
+    return shapes, fits
 
 
 def _magnitude_table(image_size: int, wide: bool) -> FloatArray:

@@ -15,21 +15,16 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from cnnzoo.data.cache import available_memory, fill
+from cnnzoo.data.cache import available_memory, cache, fill
 from cnnzoo.data.cache.cache import Cache, fill_once_per_machine
 from cnnzoo.data.cache.shared_memory import SharedBuffer
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.torch_loader import TorchLoader
-from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
-from cnnzoo.data.transforms.decode import decode_bytes, decode_file
+from cnnzoo.data.transforms.decode import OTHER_FORMAT, PLAIN_JPEG, UNVERIFIED, decode_bytes, decode_file
 from cnnzoo.errors import UserError
-from tests.helpers.images import make_pixels, save_image
+from tests.helpers.images import make_pixels, make_split, save_image
 from tests.helpers.ranks import run_ranks
-
-
-def make_split(paths):
-    return Split(np.arange(len(paths)), paths=np.array([os.fsencode(path) for path in paths]))
 
 
 @pytest.fixture
@@ -42,8 +37,9 @@ def split(tmp_path):
     return make_split(paths)
 
 
-def with_cache(split, *, channels=3, on_bad_file="error", **options):
-    stores = Cache(**options).fill({"train": split}, channels=channels, on_bad_file=on_bad_file)
+def with_cache(split, *, channels=3, on_bad_file="error", verify_jpegs=False, **options):
+    fill_options = {"channels": channels, "on_bad_file": on_bad_file, "verify_jpegs": verify_jpegs}
+    stores = Cache(**options).fill({"train": split}, **fill_options)
     return replace(split, store=stores.get("train"))
 
 
@@ -132,6 +128,8 @@ def test_auto_decodes_if_the_pixels_fit(split, monkeypatch):
     for factor, channels in ((1.3, 3), (0.8, None)):
         monkeypatch.setattr(available_memory, "available_bytes", lambda factor=factor: int(decoded_bytes * factor))
         assert with_cache(split, mode="auto", budget=1.0).store.channels == channels
+        resolved = Cache(mode="auto", budget=1.0).resolve({"train": split}, 3)
+        assert resolved == Cache(mode="decoded" if channels else "encoded", budget=1.0)
 
 
 @pytest.mark.parametrize("mode", ["encoded", "decoded"])
@@ -205,6 +203,39 @@ def test_persisted_cache_is_mapped_or_filled_again(split, tmp_path, caplog):
 
     Image.fromarray(make_pixels("new", 40, 60)).save(split.path(0))
     assert np.array_equal(with_cache(split, **options).store.get(0)[0], make_pixels("new", 40, 60))
+
+
+def test_cache_records_what_is_known_about_files(split, tmp_path):
+    """Which files are verified JPEGs, also in a persisted cache, which an older format does not have."""
+    jpegs_and_pngs = [PLAIN_JPEG if n % 2 else OTHER_FORMAT for n in range(12)]
+    for verify_jpegs, resize, expected in (
+        (False, None, [UNVERIFIED] * 12),
+        (True, None, jpegs_and_pngs),
+        (False, 32, [PLAIN_JPEG] * 12),  # made by the cache
+    ):
+        store = with_cache(split, mode="encoded", verify_jpegs=verify_jpegs, resize=resize).store
+        assert store.index["kind"].tolist() == expected
+    for _ in range(2):
+        store = with_cache(split, mode="encoded", verify_jpegs=True, persist=str(tmp_path / "cache")).store
+        assert store.index["kind"].tolist() == jpegs_and_pngs
+
+
+def test_persisted_cache_of_another_format_is_not_read(split, tmp_path, monkeypatch):
+    options = {"mode": "encoded", "persist": str(tmp_path / "cache")}
+    first = with_cache(split, **options).store
+    monkeypatch.setattr(cache, "FORMAT_VERSION", cache.FORMAT_VERSION + 1)
+    second = with_cache(split, **options).store
+    assert first.location[0] != second.location[0]
+    assert np.array_equal(first.index, second.index)
+
+
+def test_verifying_jpegs_finds_damage_in_the_middle(split):
+    with open(split.path(1), "r+b") as file:
+        file.seek(700)
+        file.write(b"\xff\xd9" * 20)
+    with_cache(split, mode="encoded")
+    with pytest.raises(UserError, match=rf"^1 file cannot be read \({split.path(1)}: "):
+        with_cache(split, mode="encoded", verify_jpegs=True)
 
 
 def test_interrupted_filling_leaves_no_files(split, tmp_path, monkeypatch):
@@ -292,7 +323,7 @@ def test_shared_buffer_pieces_do_not_overlap():
 def fill_cache(rank, paths):
     """The location of the cache and the sum of an image's pixels, or the error."""
     trainer = SimpleNamespace(world_size=2, local_rank=rank, node_rank=0)
-    split = Split(np.arange(len(paths)), paths=np.array([path.encode() for path in paths]))
+    split = make_split(paths)
     try:
         stores = fill_once_per_machine(Cache(), {"train": split}, channels=3, on_bad_file="error", trainer=trainer)
     except UserError as error:

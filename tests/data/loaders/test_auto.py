@@ -2,12 +2,17 @@
 
 import logging
 import re
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+import cnnzoo.data
+from cnnzoo.data.cache import available_memory
 from cnnzoo.data.loaders import auto, dali_loader
 from cnnzoo.data.loaders.auto import auto_loader, choose_loader, resolve_auto_loader
 from cnnzoo.data.loaders.dali_loader import DaliLoader, dali_problem
@@ -16,6 +21,7 @@ from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
+from tests.helpers.images import save_image
 from tests.helpers.loaders import needs_dali
 
 FILES = Split(np.zeros(4, np.int64), paths=np.array([b"a"] * 4))
@@ -35,9 +41,10 @@ def nvidia_gpu(monkeypatch):
 
 
 def test_choose_loader_takes_dali_if_all_conditions_hold():
-    for from_files, on_gpu, installed, supported in product((True, False), repeat=4):
-        name = choose_loader(from_files=from_files, on_gpu=on_gpu, installed=installed, supported=supported)
-        assert name == ("dali" if from_files and on_gpu and installed and supported else "torch")
+    names = ("from_files", "on_gpu", "installed", "supported")
+    for *values, decoded in product((True, False), repeat=5):
+        name = choose_loader(**dict(zip(names, values, strict=True)), decoded=decoded)
+        assert name == ("dali" if all(values) and not decoded else "torch")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,8 @@ def test_choose_loader_takes_dali_if_all_conditions_hold():
         (FILES, RANDAUGMENT, GPU, "auto", "torch"),
         (FILES, Augment(), GPU, "processes", "torch"),
         (FILES, Augment(), GPU, "threads", "torch"),
+        (replace(FILES, cache_decodes=True), Augment(), GPU, "auto", "torch"),
+        (replace(FILES, store=SimpleNamespace(channels=3)), Augment(), GPU, "auto", "torch"),
     ],
 )
 def test_auto_loader_builds_the_resolved_loader(nvidia_gpu, caplog, split, augment, device, kind, expected):
@@ -79,6 +88,29 @@ def test_auto_loader_without_dali_warns_once(nvidia_gpu, caplog):
         assert resolve_auto_loader(FILES, Augment(), CPU) == "torch"
     message = "DALI is not installed: pip install nvidia-dali-cuda130; using loader=torch instead"
     assert [record.getMessage() for record in caplog.records] == [message]
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    ("available_bytes", "mode", "expected"), [(10**9, "decoded", "torch"), (10**5, "encoded", "dali")]
+)
+def test_train_job_records_the_loader_that_runs(job, tmp_path, monkeypatch, caplog, available_bytes, mode, expected):
+    """Before the cache is filled, the run's table already has the loader for what `cache.mode=auto` becomes."""
+    for number in range(24):
+        save_image(tmp_path / "images" / "ab"[number % 2] / f"{number}.jpg", 40, 40)
+    loaders = []
+    monkeypatch.setattr(auto, "choose_loader", lambda decoded, **_: "torch" if decoded else "dali")  # as if on a GPU
+    monkeypatch.setattr(
+        cnnzoo.data, "auto_loader", lambda *a, **kw: loaders.append(auto_loader(*a, **kw)) or loaders[-1]
+    )
+    monkeypatch.setattr(available_memory, "available_bytes", lambda: available_bytes)
+    overrides = ("data=folder", f"data.root={tmp_path / 'images'}", "data.batch_size=8", "loader.workers=1")
+    with caplog.at_level("INFO"):
+        job("model=lenet", "trainer.max_epochs=1", *overrides)
+    assert {loader.name for loader in loaders} == {expected}
+    assert any(re.match(f"loader +{expected}, ", line) for line in caplog.messages)
+    assert any(re.match(f"cache +{mode}, ", line) for line in caplog.messages)
+    assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["loader"] == expected
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from cnnzoo.data.datasets.folder import ImageFolder
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
 from tests.helpers.images import save_image
-from tests.helpers.loaders import load_epoch, parametrize_loaders, parametrize_pools
+from tests.helpers.loaders import load_epoch, parametrize_file_loaders, parametrize_file_pools
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def damaged_split(tmp_path):
     return make
 
 
-@parametrize_pools
+@parametrize_file_pools
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing", "zeros"])
 def test_bad_file_error_names_the_file(damaged_split, make_loader, loader_options, damage):
     split, path = damaged_split(damage)
@@ -45,7 +45,7 @@ def test_bad_file_error_names_the_file(damaged_split, make_loader, loader_option
     assert "\n" not in str(error.value)
 
 
-@parametrize_pools
+@parametrize_file_pools
 def test_bad_file_skip_logs_once_and_replaces(damaged_split, make_loader, loader_options, caplog):
     split, path = damaged_split("zeros")
     bad_index = next(n for n in range(8) if split.path(n) == path)
@@ -68,7 +68,7 @@ def test_bad_file_skip_logs_once_and_replaces(damaged_split, make_loader, loader
     assert torch.equal(images[position], images[(position + 1) % 8])
 
 
-@parametrize_loaders
+@parametrize_file_loaders
 @pytest.mark.parametrize("train", [True, False])
 def test_bad_file_skip_raises_if_whole_batch_is_bad(damaged_split, make_loader, loader_options, train):
     split, path = damaged_split("text")

@@ -8,7 +8,6 @@ import torch
 
 from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datasets.builtin import Synthetic
-from cnnzoo.data.loaders.gpu import GpuDataset
 from cnnzoo.data.transforms.augment import Augment
 from tests.helpers.loaders import (
     NO_WORKERS,
@@ -55,14 +54,6 @@ def test_loader_iterations_are_successive_epochs(make_loader, split, loader_opti
     assert len({tuple(order(epoch)) for epoch in epochs}) == 3
     assert not any(torch.equal(images_by_label(epochs[0]), images_by_label(epoch)) for epoch in epochs[1:])
     assert all(equal_batches(epochs[epoch], load_epoch(reference, epoch)) for epoch in range(3))
-
-
-def test_gpu_dataset_iterations_are_successive_epochs(make_loader):
-    split = Synthetic(images=60, image_size=16).split("train")
-    loader = make_loader(split, augment=CROPS_ONLY)
-    loader._gpu_dataset = GpuDataset(loader._builder, torch.device("cpu"))
-    reference = make_loader(split, augment=CROPS_ONLY)
-    assert all(equal_batches(iterate(loader), load_epoch(reference, epoch)) for epoch in range(3))
 
 
 @parametrize_pools
@@ -130,3 +121,18 @@ def test_loaders_of_one_seed_start_at_epoch_0(make_loader, files):
     first = iterate(make_loader(files, **NO_WORKERS))
     assert equal_batches(iterate(make_loader(files, **NO_WORKERS)), first)
     assert equal_batches(load_epoch(make_loader(files, **NO_WORKERS), 0), first)
+
+
+@parametrize_pools
+def test_loader_augments_each_repetition_differently(make_loader, split, loader_options):
+    """Balanced training repeats the images of small classes within an epoch."""
+    split = replace(split, labels=(np.arange(len(split)) >= 3).astype(np.int64))
+    size = len(split)
+    reference = make_loader(split, 2, balance=True, augment=CROPS_ONLY, **reference_options(loader_options))
+    loader = make_loader(split, 2, balance=True, augment=CROPS_ONLY, **loader_options)
+    batches = load_epoch(loader)
+    assert equal_batches(batches, load_epoch(reference))
+    labels = torch.cat([labels for _, labels in batches])
+    assert (labels == 0).sum() == size // 2
+    of_three_images = torch.cat([images for images, _ in batches])[labels == 0]
+    assert len(of_three_images.flatten(1).unique(dim=0)) > 3

@@ -1,7 +1,6 @@
 """The DALI loader: its images equal the torch loader's. Tests that both loaders pass are in test_torch_loader.py."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,65 +16,16 @@ from PIL import Image
 from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datasets.builtin import Synthetic
 from cnnzoo.data.loaders import dali_loader, dali_source
-from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.errors import UserError
-from tests.helpers.images import make_pixels, save_image
+from cnnzoo.runtime import cpu
+from tests.helpers.images import make_split, save_image
 from tests.helpers.loaders import DALI, NO_WORKERS, equal_batches, load_epoch, needs_dali, similar_batches
 
 pytestmark = needs_dali
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 CROPS = ["center", "padded", "random_resized"]
 ORIENTATION = 0x0112
-COLOR, GRAY = make_pixels("color", 48, 70), make_pixels("gray", 50, 66, 1)[..., 0]
-
-
-def make_split(paths):
-    return Split(np.arange(len(paths)), paths=np.array([os.fsencode(path) for path in paths]))
-
-
-@pytest.fixture(scope="module")
-def jpegs(tmp_path_factory):
-    """Fifteen JPEGs: three sizes, gray and color, every subsampling and EXIF orientation, some progressive."""
-    root = tmp_path_factory.mktemp("jpegs")
-    paths = []
-    for number in range(15):
-        path = root / f"{number}.jpg"
-        pixels = make_pixels(path.name, 50 + 11 * (number % 3), 64, 1 if number % 5 == 4 else 3)
-        exif = Image.Exif()
-        exif[ORIENTATION] = number % 8 + 1
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        image.save(path, exif=exif, subsampling=number % 3, progressive=number % 4 == 1, quality=90)
-        paths.append(path)
-    return make_split(paths)
-
-
-@pytest.fixture(scope="module")
-def file_formats(tmp_path_factory):
-    """A split of one file per format: those that DALI decodes differently or not at all, and some JPEGs."""
-    root = tmp_path_factory.mktemp("formats")
-    color, gray = Image.fromarray(COLOR), Image.fromarray(GRAY)
-    alpha = color.copy()
-    alpha.putalpha(Image.fromarray(make_pixels("alpha", 48, 70, 1)[..., 0]))
-    images = {
-        "color.jpg": (color, {}),
-        "rgb.jpg": (color, {"keep_rgb": True}),
-        "gray.jpg": (gray, {}),
-        "cmyk.jpg": (color.convert("CMYK"), {}),
-        "color.png": (color, {}),
-        "gray.png": (gray, {}),
-        "palette.png": (color.quantize(16), {}),
-        "alpha.png": (alpha, {}),
-        "16bit.png": (Image.fromarray(GRAY.astype(np.uint16) * 257), {}),
-        "gray.tif": (gray, {}),
-        "color.bmp": (color, {}),
-        "color.gif": (color, {}),
-        "alpha.webp": (alpha, {"lossless": True}),
-    }
-    for name, (image, options) in images.items():
-        image.save(root / name, **options)
-    return make_split([root / name for name in images])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -148,38 +98,20 @@ def test_dali_prefetch_does_not_change_batches(make_loader, jpegs, prefetch):
     assert len(loader._pipeline.in_flight) == min(prefetch, len(loader) - 1)
 
 
-def test_dali_verifies_each_file_once(make_loader, jpegs, monkeypatch):
-    calls, verify_jpeg = [], dali_source.verify_jpeg
-    monkeypatch.setattr(dali_source, "verify_jpeg", lambda data: calls.append(1) or verify_jpeg(data))
-    loader = make_loader(jpegs, 5, **DALI)
+@pytest.mark.parametrize(("mode", "verified"), [("none", False), ("encoded", False), ("encoded", True)])
+def test_dali_verifies_each_file_once(make_loader, jpegs, monkeypatch, mode, verified):
+    """The header of a cached file is not checked again, nor is the whole file if filling the cache verified it."""
+    options = {"channels": 3, "on_bad_file": "error", "verify_jpegs": verified}
+    split = replace(jpegs, store=Cache(mode=mode).fill({"train": jpegs}, **options).get("train"))
+    calls = []
+    for name in ("check_header", "verify_jpeg"):
+        function = getattr(dali_source, name)
+        monkeypatch.setattr(dali_source, name, lambda data, n=name, f=function: calls.append(n) or f(data))
+    loader = make_loader(split, 5, **DALI)
     for epoch in range(3):
         load_epoch(loader, epoch)
-    assert len(calls) == 15
-
-
-def test_dali_decoding_error_falls_back_to_torch(make_loader, file_formats, monkeypatch):
-    """If every file counts as a valid JPEG, DALI fails on some, such as the GIF, while others are in flight."""
-    expected = load_epoch(make_loader(file_formats, 1, train=False, **DALI))
-    monkeypatch.setattr(dali_source, "verify_jpeg", lambda data: True)
-    loader = make_loader(file_formats, 1, train=False, **DALI)
-    for epoch in (0, 1):
-        batches = load_epoch(loader, epoch)
-        gif = [file_formats.path(n).endswith(".gif") for n in range(13)].index(True)
-        assert equal_batches(batches[gif : gif + 1], expected[gif : gif + 1])
-        assert [labels.tolist() for _, labels in batches] == [[n] for n in range(13)]
-
-
-def test_dali_file_damaged_after_first_epoch_is_named(make_loader, tmp_path):
-    paths = [save_image(tmp_path / f"{n}.jpg", 40, 40) for n in range(8)]
-    loader = make_loader(make_split(paths), 2, train=False, **DALI)
-    expected = load_epoch(loader)
-    paths[5].write_bytes(b"text")
-    with pytest.raises(UserError, match=rf"^{paths[5]}: cannot be read: not an image"):
-        list(loader)
-    loader.on_bad_file = "skip"
-    batches = load_epoch(loader)
-    assert [labels.tolist() for _, labels in batches] == [[0, 1], [2, 3], [4], [6, 7]]
-    assert equal_batches(batches[:2] + batches[3:], expected[:2] + expected[3:])
+    assert calls.count("check_header") == (15 if mode == "none" else 0)
+    assert calls.count("verify_jpeg") == (0 if verified else 15)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +156,10 @@ def test_dali_describe(make_loader, jpegs, monkeypatch, device, name):
     assert loader.describe() == f"dali, 3 threads, decoding on the {name}"
 
 
-def test_dali_auto_workers(make_loader, jpegs, monkeypatch):
-    monkeypatch.setattr(dali_loader, "usable_cores", lambda: 3)
-    assert make_loader(jpegs, loader="dali").workers == 3
-    monkeypatch.setattr(dali_loader, "usable_cores", lambda: 64)
-    assert make_loader(jpegs, loader="dali").workers == 8
+def test_dali_auto_workers_share_the_cores(make_loader, jpegs, monkeypatch):
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 64)
+    assert make_loader(jpegs, loader="dali").workers == 64
+    assert make_loader(jpegs, loader="dali", local_ranks=8).workers == 8
 
 
 def test_train_job_uses_dali(job, tmp_path, caplog):
@@ -323,28 +254,3 @@ def test_dali_process_exits_during_an_iteration(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "2\n", "")
-
-
-@needs_gpu
-@pytest.mark.parametrize("crop", CROPS)
-@pytest.mark.parametrize("mode", ["none", "encoded", "decoded"])
-def test_dali_on_gpu_equals_torch(make_loader, jpegs, file_formats, mode, crop):
-    for split in (jpegs, file_formats):
-        stores = Cache(mode=mode).fill({"train": split}, channels=3, on_bad_file="error")
-        split = replace(split, store=stores.get("train"))
-        expected = load_epoch(make_loader(split, 4, crop=crop, image_size=32, **NO_WORKERS))
-        batches = load_epoch(make_loader(split, 4, crop=crop, image_size=32, device=torch.device("cuda", 0), **DALI))
-        assert all(images.is_cuda and labels.is_cuda for images, labels in batches)
-        assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
-        assert similar_batches([(images.cpu(), labels.cpu()) for images, labels in batches], expected)
-
-
-@needs_gpu
-def test_dali_on_gpu_kept_batches_never_change(make_loader, jpegs):
-    loader = make_loader(jpegs, device=torch.device("cuda", 0), **DALI)
-    batches = list(loader)
-    copies = [(images.cpu(), labels.cpu()) for images, labels in batches]
-    for epoch in range(1, 4):
-        load_epoch(loader, epoch)
-    loader.close()
-    assert equal_batches([(images.cpu(), labels.cpu()) for images, labels in batches], copies)

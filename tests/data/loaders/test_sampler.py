@@ -92,3 +92,41 @@ def test_sampler_too_few_images_raises():
     with pytest.raises(UserError, match="use fewer processes"):
         EpochSampler(3, 1, seed=0, train=True, world_size=4)
     assert len(EpochSampler(50, 64, seed=0, train=False)) == 1
+
+
+SAMPLE_LABELS = np.array([0] * 40 + [2] * 6 + [5] * 14)
+
+
+def balanced_epoch(epoch, *, batch_size=1, rank=0, world_size=1):
+    """The indices of an epoch; an image's repetitions have a multiple of 60 added."""
+    sampler = EpochSampler(60, batch_size, seed=3, train=True, rank=rank, world_size=world_size, labels=SAMPLE_LABELS)
+    sampler.set_epoch(epoch)
+    return np.concatenate(list(sampler))
+
+
+def test_balanced_sampler_gives_equal_classes():
+    first, second = balanced_epoch(0), balanced_epoch(1)
+    for indices in (first, second):
+        assert np.unique(SAMPLE_LABELS[indices % 60], return_counts=True)[1].tolist() == [20, 20, 20]
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, balanced_epoch(0))
+
+
+def test_balanced_sampler_uses_images_of_a_class_evenly():
+    counts = np.bincount(np.concatenate([balanced_epoch(epoch) for epoch in range(7)]) % 60, minlength=60)
+    for label, times in ((0, 140 / 40), (2, 140 / 6), (5, 140 / 14)):
+        of_class = counts[np.isin(SAMPLE_LABELS, label)]
+        assert {of_class.min(), of_class.max()} <= {int(times), -int(-times // 1)}
+
+
+def test_balanced_sampler_numbers_the_repetitions():
+    indices = balanced_epoch(2)
+    assert len(set(indices.tolist())) == 60
+    for image in range(60):
+        repetitions = sorted((indices[indices % 60 == image] // 60).tolist())
+        assert repetitions == list(range(len(repetitions)))
+
+
+def test_balanced_sampler_ranks_share_the_epoch():
+    parts = [balanced_epoch(4, batch_size=5, rank=rank, world_size=2) for rank in range(2)]
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.sort(balanced_epoch(4)))

@@ -12,13 +12,14 @@ import torch
 
 from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datasets.builtin import Synthetic
-from cnnzoo.data.loaders import base, batch_builder, torch_loader
+from cnnzoo.data.loaders import batch_builder, wait_timer
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.data.transforms.preprocess import Preprocess, normalize
 from cnnzoo.errors import UserError
+from cnnzoo.runtime import cpu
 from tests.helpers.loaders import (
     NO_WORKERS,
     WORKER_POOLS,
@@ -257,18 +258,18 @@ def test_batch_builder_pickle_is_small(files, make_loader):
 def test_loader_wait_seconds_counts_each_batch(make_loader, files, monkeypatch, loader_options):
     """With a clock that advances one second per call, each wait takes one second."""
     ticks = iter(range(1000))
-    monkeypatch.setattr(base.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(wait_timer.time, "perf_counter", lambda: float(next(ticks)))
     loader = make_loader(files, 5, **loader_options)
     load_epoch(loader)
     assert loader.wait_seconds == len(loader) + 1  # the last wait ends the iteration
 
 
-def test_torch_loader_auto_workers(make_loader, files, monkeypatch):
-    monkeypatch.setattr(torch_loader, "usable_cores", lambda: 3)
-    assert make_loader(files).workers == 3
+def test_torch_loader_auto_workers_share_the_cores(make_loader, files, monkeypatch):
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 64)
+    assert make_loader(files).workers == 64
+    assert make_loader(files, local_ranks=8).workers == 8
+    assert make_loader(files, local_ranks=8, workers=3).workers == 3
     assert make_loader(pixel_split()).workers == 0
-    monkeypatch.setattr(torch_loader, "usable_cores", lambda: 64)
-    assert make_loader(files).workers == 8
 
 
 @pytest.mark.parametrize(

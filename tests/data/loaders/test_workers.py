@@ -1,6 +1,7 @@
 """Worker processes: batches in shared memory, and the end of workers and of their parent."""
 
 import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,8 @@ import torch
 
 from cnnzoo.data.loaders import workers
 from cnnzoo.data.loaders.base import BatchRequests
-from cnnzoo.data.loaders.workers import PREFETCH_FACTOR, SPARE_BUFFERS
+from cnnzoo.data.loaders.batch_builder import BatchBuilder
+from cnnzoo.data.loaders.workers import PREFETCH_FACTOR, SPARE_BUFFERS, ProcessPool
 from cnnzoo.errors import UserError
 from tests.helpers.loaders import NO_WORKERS, equal_batches, live_workers, load_epoch
 
@@ -95,6 +97,47 @@ def test_worker_that_cannot_start_is_an_error(make_loader, files, monkeypatch):
         next(iter(loader))
     started[0].join(10)
     assert started[0].exitcode == 0
+
+
+def test_worker_asked_to_stop_builds_no_more_batches(files, make_loader):
+    """When training ends, the worker may still have requests of an epoch that will not come."""
+    pool = ProcessPool(make_loader(files)._builder, 1, 4)
+    connection, worker_connection = multiprocessing.Pipe()
+    for message in ((1, 0, 0, 4), (2, 1, 0, 4), None):
+        connection.send(message)
+    arguments = (worker_connection, None, pool._memory.path, pool.layout, [connection])
+    worker = multiprocessing.Process(target=workers._worker_main, args=arguments)
+    worker.start()
+    worker.join(10)
+    worker_connection.close()
+    pool.close()
+    assert worker.exitcode == 0
+    with pytest.raises(EOFError):  # there is no reply
+        connection.recv()
+
+
+def test_worker_does_not_collect_inherited_garbage(make_loader, files, monkeypatch, tmp_path):
+    """A forked worker that frees the parent's CUDA objects crashes."""
+
+    class Garbage:
+        def __del__(self):
+            if os.getpid() != parent:
+                (tmp_path / "collected").touch()
+
+    def collect_and_build(builder, request, out=None):
+        gc.collect()
+        return build(builder, request, out)
+
+    build, parent, garbage = BatchBuilder.build, os.getpid(), Garbage()
+    garbage.cycle = garbage
+    monkeypatch.setattr(BatchBuilder, "build", collect_and_build)
+    gc.disable()
+    try:
+        del garbage
+        next(iter(make_loader(files, workers=1, kind="processes")))
+    finally:
+        gc.enable()
+    assert not (tmp_path / "collected").exists()
 
 
 def test_killed_worker_raises_and_loader_restarts(make_loader, files):
