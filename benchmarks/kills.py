@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py                  # twenty trials, which cycle through the settings below
     python benchmarks/kills.py --trials 6 --seed 1
+    python benchmarks/kills.py --everything     # all options that depend on the step or the epoch, in one run
 
 A trial fails if the weights or metrics.csv differ, or if the resumed run started from the beginning. A trial is
 repeated if the run ended before it was killed. The exit code is 1 if any trial failed.
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 import yaml
 
+import cnnzoo
+
 ROOT = Path(__file__).parent.parent
 COMMON = ("trainer=cpu", "trainer.max_epochs=3", "model=alexnet", "callbacks.checkpoint.every_n_seconds=1")
 SETTINGS = [
@@ -34,6 +37,11 @@ SETTINGS = [
     )
 ]
 """Overrides of each setting. The data set is digits; alexnet uses random numbers for dropout."""
+EVERYTHING = (
+    *("model.weights={weights}", "freeze_epochs=1", "mixup=0.2", "cutmix=1.0", "ema=0.99", "data.balance=true"),
+    *("data.image_size=40", "data.start_size=30", "augment.random_erase=0.5", "trainer.accumulate_grad_batches=2"),
+)
+"""The overrides of `--everything`; the weights are of a network for five classes, whose head is replaced."""
 
 
 def train_command(*overrides: str) -> list[str]:
@@ -99,12 +107,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--everything", action="store_true")
     args = parser.parse_args()
     rng, failed, done = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as directory:
+        settings = SETTINGS
+        if args.everything:
+            weights = Path(directory) / "weights.pth"
+            net = cnnzoo.create_model("alexnet", num_classes=5, in_channels=1, stem="small")
+            torch.save(net.state_dict(), weights)
+            everything = tuple(override.format(weights=weights) for override in EVERYTHING)
+            settings = [(f"loader={loader}", *everything) for loader in ("torch", "dali")]
         uninterrupted: dict[tuple[str, ...], tuple[Path, float]] = {}
         while done < args.trials:
-            setting = SETTINGS[done % len(SETTINGS)]
+            setting = settings[done % len(settings)]
             if setting not in uninterrupted:
                 path = Path(directory) / f"uninterrupted{len(uninterrupted)}"
                 uninterrupted[setting] = path, run_uninterrupted(setting, path)

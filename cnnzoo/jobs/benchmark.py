@@ -73,11 +73,11 @@ def measure_data(cfg: DictConfig) -> None:
 
     apply_device_defaults(cfg)
     train.seed_everything(cfg.seed)
-    # Measures the final image size, which takes the longest.
-    data = cli.instantiate(cfg.data, "data", fill_progress=cache_progress, start_size=None)
+    data = cli.instantiate(cfg.data, "data", fill_progress=cache_progress)
     if not cli.was_typed("data.batch_size"):
         train.lower_batch_size(data, cfg, world_size=1)
     net, input_spec = train.build_network(cfg.model, data)
+    data.start_size = None  # measures the final image size
     optimizer = cli.instantiate(cfg.optimizer, "optimizer")
     classifier = train.build_classifier(net, input_spec, data, optimizer=optimizer, scheduler=None, cfg=cfg)
     benchmark.run_data_benchmark(

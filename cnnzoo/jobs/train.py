@@ -27,6 +27,7 @@ Common keys:
   loader.workers=4               processes or threads that read, decode and augment images
   optimizer.lr=0.01              learning rate
   optimizer.weight_decay=0       weight decay
+  tune=lr                        find the learning rate before training; tune=batch_size: the batch size, on a GPU
   scheduler.warmup_epochs=1      epochs during which the learning rate rises to optimizer.lr
   trainer.max_epochs=20          number of epochs
   trainer.precision=32           numeric precision; every argument of Lightning's Trainer is a key of trainer
@@ -82,6 +83,7 @@ def build_trial(cfg: DictConfig) -> "tuple[DataModule, Classifier, Trainer]":
     from cnnzoo.training import train
 
     data, classifier, _ = build_classifier(cfg)
+    data.start_size = None  # trials are at the final image size, which needs the most memory
     if not cli.was_typed("data.batch_size"):
         train.lower_batch_size(data, cfg, world_size=1)
     return data, classifier, build_trainer(cfg, classifier)

@@ -25,8 +25,8 @@ from cnnzoo.training.setting_checks import (
 )
 
 UNSUPPORTED_CALLBACKS = {
-    "LearningRateFinder": "try several rates instead, with -m optimizer.lr=0.3,0.1,0.03,0.01",
-    "BatchSizeFinder": "set data.batch_size; a run that exceeds the memory says what to type",
+    "LearningRateFinder": "type tune=lr instead",
+    "BatchSizeFinder": "type tune=batch_size instead",
     "BackboneFinetuning": "set model.weights and a low optimizer.lr to fine-tune all layers",
 }
 """Callbacks that change the run from within, and what to do instead."""

@@ -109,8 +109,14 @@ def compose(*overrides):
         (["data.augment=abc"], "data.augment=abc: expected a group of keys"),
         (["model.recipe=null"], "the configuration has a reference without a value: "),
         (["+callbacks.x=1"], "callbacks.x=1: expected null, or keys"),
-        ([f"{CALLBACK}.LearningRateFinder"], "callbacks.x: LearningRateFinder does not work with this pipeline; try"),
-        ([f"{CALLBACK}.BatchSizeFinder"], "callbacks.x: BatchSizeFinder does not work with this pipeline; set data."),
+        (
+            [f"{CALLBACK}.LearningRateFinder"],
+            "callbacks.x: LearningRateFinder does not work with this pipeline; type tune=lr",
+        ),
+        (
+            [f"{CALLBACK}.BatchSizeFinder"],
+            "callbacks.x: BatchSizeFinder does not work with this pipeline; type tune=batch_size",
+        ),
         (
             [f"{CALLBACK}.ModelPruning"],
             "callbacks.x: ModelPruning cannot prune channels-last weights; type channels_last",

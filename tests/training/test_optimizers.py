@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import cnnzoo
 from cnnzoo import cli
 from cnnzoo.errors import UserError
+from cnnzoo.training import check_config
 from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.optimizers import (
     build_optimizer,
@@ -213,6 +214,21 @@ def test_clipped_gradients_move_all_weights(name, precision, algorithm, order):
         assert value.isfinite().all()
         if precision != "bf16-true":  # there, a small step is lost in the rounding
             assert not torch.equal(value, initial[key]), key
+
+
+@pytest.mark.parametrize(
+    ("found", "overrides", "error"),
+    [
+        (None, (), r'optimizer: pytorch_optimizer\.Lamb is not installed; type pip install "cnnzoo\[optim\]"'),
+        ("found", ("trainer=fsdp",), r"Lamb needs whole weights, .* type trainer=ddp or optimizer=adamw"),
+    ],
+)
+def test_optimizer_that_cannot_run_is_an_error_at_once(monkeypatch, found, overrides, error):
+    monkeypatch.setattr(check_config, "find_spec", lambda name: found)
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=["optimizer=lamb", *overrides, "run_dir=x"])
+    with pytest.raises(UserError, match=error):
+        check_config.check_config(cfg)
 
 
 @pytest.mark.parametrize(

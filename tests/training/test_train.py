@@ -188,6 +188,16 @@ def test_folder_name_with_special_characters_trains(flowers, job):
     assert accuracy == 1.0
 
 
+def test_progressive_size_is_logged(job, caplog):
+    caplog.set_level("INFO")
+    options = ("trainer.max_epochs=2", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "test=false")
+    job("model=resnet", "model.name=resnet20", "data.start_size=8", *options)
+    assert any("16 x 16 pixels (from 8 in the first epochs), 1 channel" in message for message in caplog.messages)
+    assert [message for message in caplog.messages if message.startswith("training images")] == [
+        "training images: 16 x 16 pixels from epoch 2 on"
+    ]
+
+
 def test_small_folder_lowers_the_batch_size(flowers, job, tmp_path, caplog):
     caplog.set_level("INFO")
     job("model=lenet", "data=folder", f"data.root={flowers}", "trainer.max_epochs=1", "test=true", "trainer.devices=1")
