@@ -12,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from cnnzoo.errors import UserError
 
 
+MIN_STRETCH = 4  # layers, such as convolution, dropout, normalization and activation
+
+
 def checkpoint_gradients(net: nn.Module) -> None:
     """Make each block of `net` keep only its input in training, and compute the rest again in the backward pass.
 
@@ -38,7 +41,8 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
         layers = [layer for layer in child.modules() if not list(layer.children())]
         if len(layers) < 2 or not any(True for _ in child.parameters()):
             continue
-        if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) and not _is_plain(child):
+        is_container = isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) and not _is_plain(child)
+        if is_container or hasattr(child, "column"):  # FractalNet also runs a single column of a block
             yield from _blocks(child)
         else:
             yield child
@@ -55,7 +59,7 @@ def _checkpoint_module(module: nn.Module) -> None:
 
 def _checkpoint_sequence(sequence: nn.Sequential) -> None:
     layers = list(sequence)
-    length = math.ceil(len(layers) / max(1, round(math.sqrt(len(layers)))))
+    length = max(MIN_STRETCH, math.ceil(len(layers) / round(math.sqrt(len(layers)))))
     stretches = [nn.Sequential(*layers[start : start + length]) for start in range(0, len(layers), length)]
     functions = [_checkpointed(stretch.forward, stretch) for stretch in stretches]
 

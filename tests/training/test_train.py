@@ -316,3 +316,12 @@ def test_finished_run_is_not_overwritten(lenet_run, fork):
 def test_debug_fast_writes_metrics(job, tmp_path):
     assert not math.isnan(job("model=lenet", "debug=fast"))
     assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] >= 0
+
+
+@pytest.mark.parametrize("max_epochs", ["null", "3"])
+def test_max_steps_ends_the_run(job, tmp_path, max_epochs):
+    job(
+        *("model=lenet", "trainer.limit_train_batches=2", "trainer.max_steps=4", f"trainer.max_epochs={max_epochs}"),
+        *("callbacks=default", "test=false"),
+    )
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] == 2
