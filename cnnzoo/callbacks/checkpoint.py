@@ -148,8 +148,8 @@ class CheckpointSaver(Checkpoint):
             raise _training_stopped()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Otherwise Lightning does not update the schedules by epoch after the epoch within which a run was resumed. With
-        # trainer.max_steps it turns the assignment into True, and then the run would not make a step more.
+        # Otherwise Lightning does not update the schedules by epoch after the epoch within which a run was resumed.
+        # With trainer.max_steps it turns the assignment into True, and then the run would not make a step more.
         if trainer.fit_loop.restarting and trainer.max_steps == -1:
             trainer.fit_loop.restarting = False
 

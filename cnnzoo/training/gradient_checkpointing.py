@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from cnnzoo.errors import UserError
 
-
 MIN_STRETCH = 4  # layers, such as convolution, dropout, normalization and activation
 
 
