@@ -31,7 +31,7 @@ from cnnzoo.training.run_summary import log_table
 from cnnzoo.training.train import IGNORED_WARNINGS
 
 TIME_LIMIT_SECONDS = 570
-"""Of the whole job. The training of the networks comes last and uses what is left."""
+"""Limit for the whole job. The training of the networks comes last and uses the remaining time."""
 NETWORKS = ("alexnet", "squeezenet1_1", "resnet18", "googlenet", "resnet50", "vgg16", "densenet121")
 SYNC_STEPS = 61
 DALI_HARDWARE_LOADS = (0.0, 0.65)

@@ -81,7 +81,7 @@ def transform(source: Tensor, table: Tensor, out: Tensor, erase_fill: Sequence[i
 
 
 def _constants(image_size: int, channels: int, tile: tuple[int, int]) -> dict[str, int]:
-    """The arguments of the kernel for which it is compiled anew."""
+    """The arguments that are constants of the compiled kernel: other values compile it again."""
     tiles_per_row = -(-image_size // tile[1])
     return {
         "IMAGE_SIZE": image_size,

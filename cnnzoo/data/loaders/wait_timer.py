@@ -5,7 +5,7 @@ from collections import deque
 
 import torch
 
-MAX_PENDING_WAITS = 256  # GPU waits kept unread: more than a GPU is behind its host, and few if nobody reads `seconds`
+MAX_PENDING_WAITS = 256  # waits kept until `seconds` is read; more than the steps that a GPU is behind its host
 
 
 class WaitTimer:
