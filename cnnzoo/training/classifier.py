@@ -298,7 +298,7 @@ class Classifier(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(self.device)
+            self.class_weights = self.class_weights.to(self.device, self.dtype)  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
         """Restore the training means of an epoch that a resumed run is in the middle of."""

@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 def apply_finetune_defaults(cfg: DictConfig) -> None:
     """With `model.weights`, replace the learning rates and the epochs of `model.recipe` by those for fine-tuning.
 
-    A learning rate or a number of epochs that was set elsewhere does not refer to `model.recipe`, and stays.
+    A learning rate or a number of epochs that was set elsewhere does not refer to `model.recipe`, and stays. The
+    configuration of an earlier version lacks `first_layer_lr_ratio`: such a run had no defaults for fine-tuning.
     """
+    if "first_layer_lr_ratio" not in cfg:
+        return
     if cfg.model.weights is None:
         if cfg.first_layer_lr_ratio == AUTO:
             cfg.first_layer_lr_ratio = 1.0
@@ -47,7 +50,7 @@ def freeze_callbacks(cfg: DictConfig, net: nn.Module) -> list[FreezeBackbone]:
     Raises UserError if it cannot work: without pretrained weights, with a network without parameters in the head, and
     with sharded weights.
     """
-    epochs, replaced = cfg.freeze_epochs, getattr(net, "replaced_parameters", [])
+    epochs, replaced = cfg.get("freeze_epochs", 0), getattr(net, "replaced_parameters", [])
     if epochs == AUTO:
         can_freeze = isinstance(cfg.trainer.strategy, str) and cfg.trainer.max_epochs not in (None, -1, 1)
         epochs = cfg.freeze_epochs = int(bool(replaced) and can_freeze)

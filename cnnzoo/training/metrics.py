@@ -1,6 +1,6 @@
 """Metrics that add up on the device: sums over images, and counts per class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -70,19 +70,6 @@ def class_averages(counts: Tensor) -> dict[str, Tensor]:
     has_images, occurs = labeled > 0, predicted + labeled > 0
     recall, f1 = correct / labeled.clamp(min=1), 2 * correct / (predicted + labeled).clamp(min=1)
     return {"balanced_acc": recall.sum() / has_images.sum(), "f1": f1.sum() / occurs.sum()}
-
-
-def per_class_report(counts: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and the number of images of each class; 0 for a precision or recall without images."""
-    return {
-        name: {
-            "precision": correct / max(predicted, 1),
-            "recall": correct / max(labeled, 1),
-            "f1": 2 * correct / max(predicted + labeled, 1),
-            "images": labeled,
-        }
-        for name, correct, predicted, labeled in zip(names, *counts, strict=True)
-    }
 
 
 def read_values(values: Mapping[str, Tensor | float]) -> dict[str, float]:

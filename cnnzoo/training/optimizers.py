@@ -61,16 +61,19 @@ def update_saved_settings(checkpoint: dict[str, Any], optimizer: Optimizer) -> N
     """Replace the settings in a checkpoint's optimizer state by those of `optimizer`, which is newly built.
 
     So the settings of a resumed run count, such as its weight decay or its device's `fused`. Values that a schedule has
-    changed follow: the present learning rate is scaled as its peak is.
+    changed follow: the present learning rate is scaled as its peak is. Raises UserError if that was 0 and now is not.
     """
     states, schedules = checkpoint.get("optimizer_states", ()), checkpoint.get("lr_schedulers", ())
     for state in states:
         for index, (saved, new) in enumerate(zip(state["param_groups"], optimizer.param_groups, strict=False)):
             scheduled = {"params", "lr"} | ({"momentum", "betas"} if "max_momentum" in saved else set())
             saved.update({name: value for name, value in new.items() if name not in scheduled})
-            ratio = new["lr"] / (saved.get("max_lr") or saved.get("initial_lr") or saved["lr"])
-            if ratio == 1:
+            peak = saved.get("max_lr") or saved.get("initial_lr") or saved["lr"]
+            if new["lr"] == peak:
                 continue
+            if not peak:  # the schedules have nothing to scale
+                raise UserError("optimizer.lr: the run began with a learning rate of 0; start a new run to change it")
+            ratio = new["lr"] / peak
             for name in ("lr", "initial_lr", "max_lr", "min_lr"):
                 if name in saved:
                     saved[name] *= ratio

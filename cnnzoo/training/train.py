@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.callbacks import EMA, CheckpointSaver, Throughput
+from cnnzoo.callbacks.class_report import per_class_report
 from cnnzoo.callbacks.tensorboard.hparams import write_hparams
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
@@ -36,7 +37,6 @@ from cnnzoo.training.compilation import compile_network
 from cnnzoo.training.fit import fit
 from cnnzoo.training.gradient_checkpointing import checkpoint_gradients
 from cnnzoo.training.losses import build_mixing, resolve_class_weights
-from cnnzoo.training.metrics import per_class_report
 from cnnzoo.training.resume import prepare_resume
 from cnnzoo.training.run_summary import cli_overrides, final_table, hyperparameters, log_table, run_table
 

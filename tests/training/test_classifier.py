@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cnnzoo.errors import UserError
 from cnnzoo.training.classifier import Classifier
+from cnnzoo.training.losses import build_mixing
 from cnnzoo.training.metrics import topk_correct
 
 
@@ -114,3 +115,16 @@ def test_channels_last_sets_the_memory_format(channels_last):
 def test_label_smoothing_out_of_range_is_an_error():
     with pytest.raises(UserError, match=r"label_smoothing=1\.5: expected a number >= 0 and < 1"):
         Classifier(LinearNet(), optimizer=zero_lr_sgd, label_smoothing=1.5)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "options", [{"class_weights": [1.0, 2.0, 0.5, 1.0]}, {"focal_gamma": 2.0}, {"mixing": build_mixing(0.2, 1.0, 4)}]
+)
+def test_loss_options_train_with_each_precision(batch, precision, options):
+    net = LinearNet()
+    before = net.head.weight.detach().clone()
+    trainer = fit(Classifier(net, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5), **options), *batch,
+                  precision=precision)  # fmt: skip
+    assert trainer.callback_metrics["train/loss_epoch"].isfinite()
+    assert not torch.equal(net.head.weight.detach().to(before.dtype), before)

@@ -113,7 +113,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(launcher, fork, tmp_path):
         change = (one[name] - initial[name]).norm()
         assert (one[name] - two[name]).norm() < 1e-3 * change, name
     metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
-    for name in ("train/acc1", "train/loss", "val/acc1", "val/loss", "test/acc1", "test/loss"):
+    evaluated = [f"{stage}/{name}" for stage in ("val", "test") for name in ("acc1", "balanced_acc", "f1", "loss")]
+    for name in ("train/acc1", "train/loss", *evaluated):
         assert metrics[1][name] == pytest.approx(metrics[0][name], abs=1e-4), name
     assert_one_writer(tmp_path / "two", CPU[0])
     images = torch.rand(4, 1, 32, 32)

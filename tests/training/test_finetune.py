@@ -5,10 +5,11 @@ import logging
 
 import pytest
 import torch
+from omegaconf import open_dict
 
 import cnnzoo
 from cnnzoo.errors import UserError
-from cnnzoo.training.finetune import apply_finetune_defaults
+from cnnzoo.training.finetune import apply_finetune_defaults, freeze_callbacks
 from tests.training.test_recipes import compose_config
 
 
@@ -70,3 +71,14 @@ def test_finetune_setting_that_cannot_work_is_an_error(job, overrides, message):
 def test_transfer_without_weights_is_an_error(job):
     with pytest.raises(UserError, match=r"freeze_epochs=1: the weights are random; type model\.weights=FILE"):
         job("experiment=transfer", "model=lenet")
+
+
+def test_configuration_of_an_earlier_version_is_not_changed():
+    cfg = compose_config("model.weights=W.pth")
+    for key in ("first_layer_lr_ratio", "freeze_epochs"):
+        with open_dict(cfg):
+            del cfg[key]
+    before = cfg.copy()
+    apply_finetune_defaults(cfg)
+    assert cfg == before
+    assert freeze_callbacks(cfg, cnnzoo.create_model("resnet20")) == []

@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from cnnzoo.training.metrics import ClassCounts, class_averages, per_class_report
+from cnnzoo.callbacks.class_report import per_class_report
+from cnnzoo.training.metrics import ClassCounts, class_averages
 
 
 @pytest.fixture

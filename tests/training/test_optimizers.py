@@ -273,6 +273,13 @@ def test_resumed_run_keeps_saved_settings_that_are_unchanged():
     assert groups == expected
 
 
+def test_resumed_run_with_a_learning_rate_of_zero():
+    groups, _ = resumed_groups({"lr": 0.0}, {"lr": 0.0})
+    assert [group["lr"] for group in groups] == [0.0, 0.0]
+    with pytest.raises(UserError, match="the run began with a learning rate of 0"):
+        resumed_groups({"lr": 0.0}, {"lr": 0.1})
+
+
 def test_resumed_run_takes_new_settings():
     groups, _ = resumed_groups({"lr": 0.3, "weight_decay": 0.1}, {"lr": 0.3, "weight_decay": 0.2, "betas": (0.8, 0.9)})
     assert [(group["weight_decay"], group["betas"]) for group in groups] == [(0.2, (0.8, 0.9)), (0.0, (0.8, 0.9))]

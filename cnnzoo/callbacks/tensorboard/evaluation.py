@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from cnnzoo.callbacks.class_report import per_class_report
 from cnnzoo.callbacks.steps import is_last_epoch, logged_step
 from cnnzoo.callbacks.tensorboard.drawing import (
     CORRECT_COLOR,
@@ -248,13 +249,14 @@ def _draw_class_tables(
 def _class_table(pairs: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     """A Markdown table with the precision, the recall and the F1 of each class."""
     true, predicted, count = pairs.T
-    labeled, found = (np.bincount(column, count, len(names)) for column in (true, predicted))
-    correct = np.bincount(true[true == predicted], count[true == predicted], len(names))
-    precision, recall = correct / np.maximum(found, 1), correct / np.maximum(labeled, 1)
-    f1 = 2 * correct / np.maximum(labeled + found, 1)
+    hits = true == predicted
+    counts = [
+        np.bincount(classes, images, len(names)).astype(int).tolist()
+        for classes, images in ((true[hits], count[hits]), (predicted, count), (true, count))
+    ]
     rows = [
-        f"| {_escape_cell(name)} | {precision[n]:.3f} | {recall[n]:.3f} | {f1[n]:.3f} | {labeled[n]:.0f} |"
-        for n, name in enumerate(names)
+        f"| {_escape_cell(name)} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['images']} |"
+        for name, row in per_class_report(counts, names).items()
     ]
     return "\n".join(["| class | precision | recall | F1 | images |", "|---|---|---|---|---|", *rows])
 

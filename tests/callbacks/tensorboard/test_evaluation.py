@@ -139,6 +139,16 @@ def test_evaluation_mistakes_are_sorted_by_confidence(three_classes):
         ]
 
 
+def test_evaluation_table_has_precision_recall_and_f1(three_classes):
+    _, events = three_classes
+    for stage in ("val", "test"):
+        assert last_text(events, f"{stage}/classes").splitlines()[2:] == [
+            "| cat | 0.500 | 0.667 | 0.571 | 3 |",
+            "| dog | 0.500 | 1.000 | 0.667 | 2 |",
+            "| a\\|b | 1.000 | 0.400 | 0.571 | 5 |",
+        ]
+
+
 def test_evaluation_pictures_once_per_epoch_with_fixed_size(three_classes):
     _, events = three_classes
     names = ("confusion_matrix", "mistakes")

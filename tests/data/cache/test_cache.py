@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import distributed
 from torchvision.transforms.v2 import functional as tv
 
 from cnnzoo.data.cache import available_memory, cache, fill
@@ -328,7 +329,9 @@ def fill_cache(rank, paths):
         stores = fill_once_per_machine(Cache(), {"train": split}, channels=3, on_bad_file="error", trainer=trainer)
     except UserError as error:
         return str(error)
-    return stores["train"].location[0], int(stores["train"].get(4)[0].sum())
+    result = stores["train"].location[0], int(stores["train"].get(4)[0].sum())
+    distributed.barrier()  # the memory belongs to the first rank, and ends with its stores
+    return result
 
 
 @pytest.mark.parametrize("has_bad_file", [False, True])
