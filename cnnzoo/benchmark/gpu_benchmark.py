@@ -206,7 +206,8 @@ class GpuBenchmark:
                 if not self.on_gpu:
                     raise SkippedError("no CUDA GPU")
                 limits = {"max_epochs": 1, "limit_train_batches": SYNC_STEPS, "limit_val_batches": 1}
-                check_synchronizations(self.report, name, *self._training(**limits), loader)
+                training = self._training(**limits, log_every_n_steps=SYNC_STEPS // 6)
+                check_synchronizations(self.report, name, *training, loader)
         for name, loader in LOADERS.items():
             with self.report.checking(f"{name}: growth of memory"):
                 epochs, batches = self.sizes.memory_epochs, self.sizes.memory_batches

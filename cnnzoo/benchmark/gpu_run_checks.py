@@ -70,14 +70,24 @@ class MemoryRecorder(pl.Callback):
         if device.type == "cuda":
             memory["allocated"] = torch.cuda.memory_allocated(device)
             memory["reserved"] = torch.cuda.memory_reserved(device)
-        if os.path.exists("/proc/self/statm"):
-            memory["process"] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if os.path.exists("/proc/self/status"):
+            memory["process"] = anonymous_memory()
         self.epochs.append(memory)
 
     def growth(self, name: str) -> float:
         """Growth from the epoch `FIRST_EPOCH` to the last one, as a fraction."""
         first, last = self.epochs[FIRST_EPOCH - 1][name], self.epochs[-1][name]
         return last / max(first, 1) - 1
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process's memory that belong to it alone (Linux).
+
+    Without the buffers that it shares with workers: they grow by a batch each time that one is used for the first time,
+    which takes many short epochs, up to their fixed number.
+    """
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])
 
 
 def check_synchronizations(

@@ -50,6 +50,8 @@ def suggest_change(loader: TorchLoader | DaliLoader, cores: int) -> str:
 
     cores: how many the rank of the loader may use.
     """
+    if getattr(loader, "images_on_gpu", False):
+        return ""
     split = loader.split
     if split.paths is None:
         return "loader.workers=1, which builds batches in advance" if not loader.workers else ""

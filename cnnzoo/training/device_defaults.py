@@ -1,4 +1,4 @@
-"""The keys whose value `auto` depends on the device: precision, memory format, fused optimizer, cuDNN and TF32."""
+"""The keys whose value `auto` depends on the device: precision, memory format, fused optimizer, cuDNN, TF32 and logging."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -8,6 +8,9 @@ AUTO = "auto"
 FLOAT32 = (None, "32", "32-true")
 FUSED_OPTIMIZERS = ("torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW")
 """Optimizers with a fused implementation for CUDA."""
+LOG_EVERY_N_STEPS = {"cuda": 50}
+"""Fewer logged steps on a GPU, which waits at each of them until its values have been read and written."""
+OTHERWISE_LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Device:
 class DeviceSettings:
     """Values that may be `auto`; None leaves the choice to torch and Lightning.
 
-    precision, benchmark: the trainer's.
+    precision, benchmark, log_every_n_steps: the trainer's.
     fused: the optimizer's.
     """
 
@@ -35,6 +38,7 @@ class DeviceSettings:
     fused: bool | str | None = AUTO
     benchmark: bool | str | None = AUTO
     tf32: bool | str | None = AUTO
+    log_every_n_steps: int | str | None = AUTO
 
 
 def resolve_settings(
@@ -58,6 +62,7 @@ def resolve_settings(
         fused=True if is_cuda and can_fuse and not is_scaled else None,
         benchmark=True if is_cuda and not deterministic else None,
         tf32=True if is_cuda and device.has_bf16 and is_float32 else None,
+        log_every_n_steps=LOG_EVERY_N_STEPS.get(device.type, OTHERWISE_LOG_EVERY),
     )
     used = {name: value for name, value in asdict(defaults).items() if getattr(settings, name) == AUTO}
     return replace(settings, **used)
@@ -97,11 +102,13 @@ def apply_device_defaults(cfg: DictConfig) -> None:
             fused=optimizer.get("fused"),
             benchmark=trainer.benchmark,
             tf32=cfg.get("tf32"),
+            log_every_n_steps=trainer.log_every_n_steps,
         ),
         deterministic=bool(trainer.deterministic),
         can_fuse=can_fuse,
     )
     trainer.precision, trainer.benchmark = settings.precision, settings.benchmark
+    trainer.log_every_n_steps = settings.log_every_n_steps
     cfg.channels_last = settings.channels_last
     if "tf32" in cfg:
         cfg.tf32 = settings.tf32

@@ -190,7 +190,7 @@ TRAINER_CHECKS: dict[str, Check] = {
     "val_check_interval": _optional(_val_check_interval),
     "check_val_every_n_epoch": _optional(_int(1)),
     "num_sanity_val_steps": _optional(_int(0, "or -1 (the whole validation)", also=(-1,))),
-    "log_every_n_steps": _optional(_int(1)),
+    "log_every_n_steps": _optional(_int(1, "or auto", also=("auto",))),
     "accumulate_grad_batches": _int(1),
     "gradient_clip_val": _optional(_number(minimum=0)),
     "gradient_clip_algorithm": _optional(_choice("norm", "value")),

@@ -19,7 +19,7 @@ from cnnzoo.data.loaders import gpu_kernel
 from cnnzoo.data.loaders.dali_loader import dali_problem
 from cnnzoo.errors import UserError
 from cnnzoo.jobs import benchmark as job
-from tests.helpers.gpu_kernel import transform_by_interpolate
+from tests.helpers.gpu_kernel import needs_interpreter, transform_by_interpolate
 
 QUICK = ("job=gpu", "trainer=cpu", "seconds=0.01", "rounds=1")
 VARIANTS = ("random_resized", "padded", "center", "erased", "evaluation")
@@ -163,6 +163,7 @@ def test_synchronization_check_counts_all_steps_but_the_first(compose, monkeypat
 
 
 @pytest.mark.long
+@needs_interpreter
 def test_script_runs_the_kernel_in_the_interpreter(tmp_path, fork):
     process = fork(*QUICK, job="benchmark", cwd=tmp_path, TRITON_INTERPRET="0")
     contents = json.loads((tmp_path / "gpu_benchmark.json").read_text())

@@ -179,6 +179,11 @@ def test_bottleneck_warns_once_and_suggests_a_setting(monkeypatch, caplog, split
     assert message.endswith("times as fast") or "; try " in expected
 
 
+def test_suggest_change_images_on_gpu_need_no_workers():
+    loader = SimpleNamespace(split=make_file_split(4, 3), workers=0, images_on_gpu=True)
+    assert suggest_change(loader, cores=3) == ""
+
+
 @pytest.mark.parametrize(("workers", "expected"), [(1, "loader.workers=3, one per core"), (3, "")])
 def test_suggest_change_dali_loader_gets_no_worker_kind(workers, expected):
     assert suggest_change(SimpleNamespace(split=make_file_split(4, 3), workers=workers), cores=3) == expected

@@ -30,7 +30,7 @@ SAMPLED_HEADERS = 64  # files whose headers give the estimate of the decoded siz
 STAT_THREADS = 16  # threads that call os.stat on the files
 POLL_SECONDS = 5.0  # time between two messages from the rank that fills the cache
 FILE_PREFIX = "cnnzoo-cache"  # name of a persisted cache, followed by its fingerprint
-FORMAT_VERSION = 2  # of a persisted cache; files of other versions have other names and are not read
+FORMAT_VERSION = 3  # of a persisted cache; files of other versions have other names and are not read
 
 log = logging.getLogger(__name__)
 

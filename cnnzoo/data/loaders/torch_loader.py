@@ -89,6 +89,11 @@ class TorchLoader(Loader):
         return f"torch, {workers}"
 
     @property
+    def images_on_gpu(self) -> bool:
+        """Whether the images are in the GPU's memory and batches are made there."""
+        return self._gpu_dataset is not None
+
+    @property
     def image_size(self) -> int:
         return self._builder.image_size
 

@@ -19,6 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 ByteBuffer = bytes | memoryview
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)  # Pillow's limit for a decompression bomb
+MAX_ASPECT = 1000  # longer by shorter side: resizing a longer image before it is cropped would fill the memory
 JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 END_MARKERS = {JPEG: b"\xff\xd9", PNG: b"IEND\xaeB`\x82", GIF: b";"}
 """The last bytes of a complete file, by its first bytes."""
@@ -26,7 +27,8 @@ END_MARKERS = {JPEG: b"\xff\xd9", PNG: b"IEND\xaeB`\x82", GIF: b";"}
 UNVERIFIED, PLAIN_JPEG, OTHER_FORMAT = range(3)
 """What is known about a file: its header is valid; it is a JPEG that `verify_jpeg` accepts; or it is any other file."""
 
-RGB_COLORSPACES = ("Gray", "YCbCr", "RGB")
+PLAIN_COLORSPACES = ("Gray", "YCbCr")
+RGB_COLORSPACES = (*PLAIN_COLORSPACES, "RGB")
 """Color spaces of a JPEG that libjpeg-turbo decodes; only Pillow converts CMYK correctly."""
 
 ORIENTATION_TAG = 0x0112
@@ -83,8 +85,16 @@ def decode_bytes(data: ByteBuffer, channels: int) -> Pixels:
 def check_header(data: ByteBuffer) -> tuple[int, int]:
     """Check the header and the last bytes of a file's content; returns (height, width) of the upright image.
 
-    If the file does not end as its format requires, it is decoded completely. Raises as `decode_bytes` does.
+    If the file does not end as its format requires, it is decoded completely. Raises as `decode_bytes` does, and for an
+    image that is longer than `MAX_ASPECT` times its shorter side.
     """
+    height, width = _read_header(data)
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ValueError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT:,} times the other")
+    return height, width
+
+
+def _read_header(data: ByteBuffer) -> tuple[int, int]:
     _check_not_empty(data)
     end = next((end for start, end in END_MARKERS.items() if bytes(data[: len(start)]) == start), None)
     if end is None or bytes(data[-len(end) :]) != end:
@@ -99,12 +109,14 @@ def check_header(data: ByteBuffer) -> tuple[int, int]:
 
 
 def verify_jpeg(data: ByteBuffer) -> bool:
-    """Whether a file's content is a JPEG in grayscale or color (not CMYK), which all decoders decode alike.
+    """Whether a file's content is a JPEG in grayscale or YCbCr, which all decoders decode alike.
+
+    They convert CMYK differently, and decoders on a GPU take RGB for YCbCr.
 
     `check_header` must have accepted it. The whole JPEG is read, as strictly as by `decode_bytes` but at 1/8 of its
     size, in about half of the time. Raises as `decode_bytes` does.
     """
-    if data[:3] != JPEG or _jpeg_header(data)[2] not in RGB_COLORSPACES:
+    if data[:3] != JPEG or _jpeg_header(data)[2] not in PLAIN_COLORSPACES:
         return False
     simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
     return True

@@ -14,6 +14,7 @@ from cnnzoo.data.loaders.gpu import BY_KERNEL, BY_TORCH, GpuDataset, needs_resiz
 from cnnzoo.data.loaders.gpu_table import COLUMNS
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.transforms.augment import Augment
+from tests.helpers.gpu_kernel import needs_interpreter
 from tests.helpers.loaders import (
     CPU,
     NO_WORKERS,
@@ -97,6 +98,7 @@ def test_gpu_dataset_by_torch_equals_cpu(files, crop, train):
         check_batches(GpuDataset(builder, CPU, BY_TORCH), make_requests(split, train), max_difference=0)
 
 
+@needs_interpreter
 def test_gpu_dataset_by_interpreted_kernel_equals_cpu(files, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     builder = make_builder(decoded(files), AUGMENTS["random_resized"], image_size=8)

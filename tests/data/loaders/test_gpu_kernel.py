@@ -10,11 +10,11 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from cnnzoo.data.loaders import gpu_kernel
-from cnnzoo.data.loaders.gpu_kernel import TILE, kernel_problem, transform
+from cnnzoo.data.loaders.gpu_kernel import TILE, kernel_problem
 from cnnzoo.data.loaders.gpu_table import COLUMNS, build_table
 from cnnzoo.data.transforms.augment import Augment, AugmentParams
 from cnnzoo.data.transforms.geometry import augment_images
-from tests.helpers.gpu_kernel import transform_by_interpolate
+from tests.helpers.gpu_kernel import needs_interpreter, transform_by_interpolate, transform_or_skip
 from tests.helpers.images import make_pixels
 
 triton = pytest.importorskip("triton")  # builds of torch without a GPU come without it
@@ -49,7 +49,7 @@ class Images:
         rows = build_table(params, self.starts, self.sizes, self.channels, labels, len(self.source))
         return torch.from_numpy(rows)
 
-    def by_kernel(self, params, function=transform):
+    def by_kernel(self, params, function=transform_or_skip):
         out = torch.full((len(self.sizes), params.image_size, params.image_size, self.channels), 77, dtype=torch.uint8)
         function(self.source, self.table(params), out, params.erase_fill)
         return out
@@ -129,6 +129,7 @@ def test_kernel_image_of_the_right_size_is_copied():
     assert torch.equal(images.by_kernel(window((12, 12), 0, 0, 12))[0], torch.from_numpy(images.pixels[0]))
 
 
+@needs_interpreter
 def test_kernel_tiles_equal_one_tile():
     images = Images([(15, 18)] * 2, channels=1)
     params = images.sample("random_resized", 10)
@@ -153,7 +154,7 @@ def test_kernel_reads_beyond_four_gigabytes():
 
 def test_kernel_without_images_does_nothing():
     empty = torch.empty(0, 8, 8, 3, dtype=torch.uint8)
-    transform(torch.zeros(4, dtype=torch.uint8), torch.empty(0, len(COLUMNS), dtype=torch.int64), empty, (0,))
+    transform_or_skip(torch.zeros(4, dtype=torch.uint8), torch.empty(0, len(COLUMNS), dtype=torch.int64), empty, (0,))
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -195,7 +196,7 @@ def test_kernel_on_gpu_equals_torchvision(crop, channels):
     expected = images.by_torchvision(params)
     images.source = images.source.cuda()
     out = torch.zeros(len(expected), 224, 224, channels, dtype=torch.uint8, device="cuda")
-    transform(images.source, images.table(params).cuda(), out, params.erase_fill)
+    transform_or_skip(images.source, images.table(params).cuda(), out, params.erase_fill)
     assert (out.cpu().int() - expected.int()).abs().max() <= 1
     assert (out.cpu() != expected).float().mean() < 0.005
 

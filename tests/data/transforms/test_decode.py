@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnzoo.data.transforms.decode import check_header, decode_bytes, decode_file, error_reason
+from cnnzoo.data.transforms.decode import check_header, decode_bytes, decode_file, error_reason, verify_jpeg
 from tests.helpers.images import make_pixels
 
 GRAY = make_pixels("grey", 10, 14, 1)[..., 0]
@@ -225,3 +225,29 @@ def test_decode_orientation_in_xmp_and_exif(save_image, segment):
         assert image.getexif()[0x0112] == 6  # Pillow agrees
     assert np.array_equal(decode_bytes(rotated, 1), decode_bytes(data, 1).transpose(1, 0, 2)[:, ::-1])
     assert check_header(rotated) == check_header(data)[::-1]
+
+
+def test_verify_jpeg_accepts_what_all_decoders_decode_alike():
+    color = Image.fromarray(make_pixels("color", 20, 30))
+    results = []
+    for image, options in (
+        (color, {}),
+        (color.convert("L"), {}),
+        (color, {"keep_rgb": True}),
+        (color.convert("CMYK"), {}),
+    ):
+        content = io.BytesIO()
+        image.save(content, "jpeg", **options)
+        results.append(verify_jpeg(content.getvalue()))
+    assert results == [True, True, False, False]
+
+
+def test_check_header_rejects_images_that_are_too_long():
+    def png(width, height):
+        content = io.BytesIO()
+        Image.new("L", (width, height)).save(content, "png")
+        return content.getvalue()
+
+    assert check_header(png(2, 2000)) == (2000, 2)
+    with pytest.raises(ValueError, match="2001 x 2 pixels: one side is more than 1,000 times the other"):
+        check_header(png(2001, 2))
