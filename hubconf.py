@@ -36,10 +36,10 @@ def _help_text(name: str) -> str:
         stems = f'"native" (as published) or "small" (for images of {facts.small_min_size} pixels or more)'
     lines += [
         "",
-        f"num_classes: number of classes; None for the {facts.num_classes} of the paper's data set.",
-        f"in_channels: number of image channels; the paper's images have {channels}.",
+        f"num_classes: number of classes; None for that of a file, else {facts.num_classes}, of the paper's data set.",
+        f"in_channels: number of image channels; None for that of a file, else 3; the paper's images have {channels}.",
         f"weights: None (random initialization), {weights + ', ' if weights else ''}or a local file.",
-        f"stem: {stems}.",
+        f"stem: {stems}. None for that of a file, else native.",
         "overrides: further arguments of the network's constructor.",
     ]
     return "\n".join(lines)
@@ -49,9 +49,9 @@ def _entry_point(name: str) -> collections.abc.Callable[..., torch.nn.Module]:
     def build(
         *,
         num_classes: int | None = None,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         weights: str | None = None,
-        stem: str = "native",
+        stem: str | None = None,
         **overrides: object,
     ) -> torch.nn.Module:
         return models.create_model(

@@ -1,20 +1,29 @@
 """The classic CNNs, from LeNet-5 to DenseNet and SqueezeNet, and one pipeline that trains them.
 
-`create_model(name)` builds a network, `list_models()` lists the names, `info(name)` returns the facts of a network, and
-`load_run(directory)` loads a network that `train.py` has trained. Torch is imported by their first use.
+`create_model(name)` builds a network, `list_models()` lists the names, `info(name)` returns the facts of a network,
+`load_run(directory)` loads a network that `train.py` has trained, and `predict_images(net, paths)` classifies image
+files. Torch is imported by their first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnzoo.models import create_model, info, list_models
-    from cnnzoo.training.load_run import load_run
+    from cnnzoo.inference.load_run import load_run
+    from cnnzoo.inference.networks import create_model
+    from cnnzoo.models import info, list_models
+    from cnnzoo.predict.predictor import predict_images
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "info", "list_models", "load_run"]
+__all__ = ["create_model", "info", "list_models", "load_run", "predict_images"]
 
-_MODULES = {"create_model": "models", "info": "models", "list_models": "models", "load_run": "training.load_run"}
+_MODULES = {
+    "create_model": "inference.networks",
+    "info": "models",
+    "list_models": "models",
+    "load_run": "inference.load_run",
+    "predict_images": "predict.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ UNUSED_IN_TRAINING = {
     "cnnzoo.describe.show",
     "cnnzoo.models.weights",
     "cnnzoo.runtime.fsdp",
-    "cnnzoo.training.load_run",
+    "cnnzoo.inference.load_run",
     "cnnzoo.training.profiler",
     "filelock",
     "mlflow",
@@ -47,7 +47,7 @@ def test_public_names_are_listed():
     code = "import cnnzoo; names = set(dir(cnnzoo)); from cnnzoo import *; print(create_model.__name__, *names)"
     names = run_python(code).stdout.split()
     assert names[0] == "create_model"
-    assert {"create_model", "info", "list_models", "load_run"} <= set(names[1:])
+    assert {"create_model", "info", "list_models", "load_run", "predict_images"} <= set(names[1:])
 
 
 def test_import_contracts_are_kept():
@@ -92,10 +92,14 @@ def test_model_families_do_not_import_each_other():
     families = {p.stem for p in (ROOT / "cnnzoo/models").glob("*.py")} - {
         "__init__",
         "factory",
+        "features",
         "input_spec",
         "layers",
+        "network",
         "registry",
         "weights",
+        "weights_file",
+        "compressed",
     }
     for family in families:
         siblings = {f"cnnzoo.models.{other}" for other in families - {family}}

@@ -3,17 +3,15 @@
 import platform
 import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from cnnzoo.runtime.cpu import usable_cores
+from cnnzoo.runtime.environment import dali_version, package_version, processor_name
 
 PACKAGES = ("cnnzoo", "torch", "triton", "pytorch-lightning", "numpy")
-DALI_PACKAGES = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 COPIED_BYTES, COPIES = 2**28, 10
 
 
@@ -21,11 +19,11 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
     """Versions, processor and, with CUDA, the GPU with its driver. What cannot be found out is None."""
     facts: dict[str, Any] = {
         "device": "cpu",
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": usable_cores(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "dali": next((found for name in DALI_PACKAGES if (found := _version(name))), None),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "dali": dali_version(),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -53,21 +51,6 @@ def host_to_device_rate(device: torch.device) -> float:
         torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return COPIED_BYTES / median(seconds)
-
-
-def _processor() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _driver() -> str | None:

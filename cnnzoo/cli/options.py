@@ -16,7 +16,10 @@ MODES = ("cfg", "info", "shell_completion", "hydra_help", "multirun", "run")
 """Options of which one command has at most one."""
 
 
-PLAIN_KEYS = ("augment", "callbacks", "data", "logger", "loader", "model", "optimizer", "resume", "run_dir", "trainer")
+PLAIN_KEYS = (
+    *("augment", "callbacks", "data", "logger", "loader", "model", "optimizer", "resume", "run_dir", "trainer"),
+    *("format", "images", "out", "repo"),  # of the jobs after training
+)
 """Keys that are typed as options, such as `--model resnet`, as in other programs."""
 
 

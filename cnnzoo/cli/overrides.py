@@ -19,12 +19,23 @@ from yaml import YAMLError
 from cnnzoo.cli.model_names import FAMILIES
 from cnnzoo.cli.suggestions import suggest_override
 from cnnzoo.errors import UserError, unknown
-from cnnzoo.runtime.command import search_path_override
+from cnnzoo.runtime.command import job_command, search_path_override
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """The configuration: in the package where it was installed from a wheel, beside the package in a checkout."""
-PATH_KEYS = ("data.root", "data.cache.persist", "model.weights", "run_dir", "resume", "csv", "picture")
+PATH_KEYS = (
+    "data.root",
+    "data.cache.persist",
+    "model.weights",
+    "run_dir",
+    "resume",
+    "csv",
+    "picture",
+    "run",
+    "images",
+    "out",
+)
 """Keys whose values are paths: they are taken literally, except that `~` is expanded."""
 
 
@@ -88,6 +99,8 @@ def _form_hint(argument: str) -> str:
     candidates = [f"{group}={argument}" for group in tree.groups() if argument in tree.choices(group)]
     if candidates:
         return f": did you mean {' or '.join(candidates)}?"
+    if re.search(r"\.(jpe?g|png|bmp|webp|gif|tiff?)$", argument, re.IGNORECASE):
+        return f"; {job_command('predict')} takes an image as images={argument}"
     key, separator, value = argument.partition(":")
     override = suggest_override(key, value)
     if override is not None or separator or argument in tree.groups():

@@ -8,6 +8,8 @@ from cnnzoo.errors import UserError
 
 MIN_FREE_BYTES = 64_000
 """Space for the configuration and the start of train.log; Hydra would print a traceback if it could not write them."""
+UNUSED_RUN_FILES = {".hydra", "train.log", "environment.json"}
+"""What a run directory contains before the first step."""
 
 
 def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
@@ -37,11 +39,11 @@ def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
 
 
 def remove_unused_run_dir(run_dir: Path) -> None:
-    """Remove the directory of a run that failed before it wrote anything but its configuration and `train.log`.
+    """Remove the directory of a run that failed before it wrote anything but `UNUSED_RUN_FILES`.
 
     Parent directories that are empty then are removed as well, up to `runs`.
     """
-    if {path.name for path in run_dir.glob("*")} - {".hydra", "train.log"}:
+    if {path.name for path in run_dir.glob("*")} - UNUSED_RUN_FILES:
         return
     shutil.rmtree(run_dir, ignore_errors=True)
     for parent in run_dir.parents:

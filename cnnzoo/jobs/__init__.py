@@ -8,7 +8,7 @@ from importlib import import_module
 
 from cnnzoo.runtime.interrupts import exit_at_sigint
 
-JOBS = ("train", "describe", "benchmark")
+JOBS = ("train", "evaluate", "predict", "export", "share", "describe", "benchmark")
 
 
 def run(job: str) -> None:

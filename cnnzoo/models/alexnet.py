@@ -19,13 +19,16 @@ import torch
 from torch import nn
 
 from cnnzoo.models.layers import apply_all_but_last, init_kaiming_normal, local_response_norm
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("ImageNet Classification with Deep Convolutional Neural Networks", 2012, None)
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes)."""
+
+    classifier_path = ("classifier", -1)
 
     def __init__(
         self, num_classes: int = 1000, in_channels: int = 3, *, stem: str = "native", dropout: float = 0.5
@@ -71,12 +74,15 @@ class AlexNet(nn.Module):
         x = torch.flatten(self.avgpool(x), 1)
         return apply_all_but_last(self.classifier, x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier[-1](self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features) -> (N, num_classes)."""
+        return x if pre_logits else self.classifier[-1](x)
 
 
-class AlexNetPaper(nn.Module):
+class AlexNetPaper(Network):
     """(N, in_channels, H, W) -> (N, num_classes). Figure 2, with both columns in one."""
+
+    classifier_path = ("classifier", -1)
 
     def __init__(
         self, num_classes: int = 1000, in_channels: int = 3, *, stem: str = "native", dropout: float = 0.5
@@ -124,8 +130,9 @@ class AlexNetPaper(nn.Module):
         x = torch.flatten(self.avgpool(x), 1)
         return apply_all_but_last(self.classifier, x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier[-1](self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features) -> (N, num_classes)."""
+        return x if pre_logits else self.classifier[-1](x)
 
 
 register(

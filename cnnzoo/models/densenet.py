@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cnnzoo.errors import UserError
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Densely Connected Convolutional Networks", 2016, "1608.06993")
@@ -121,7 +122,7 @@ class Transition(nn.Sequential):
         self.pool = nn.AvgPool2d(2)
 
 
-class DenseNet(nn.Module):
+class DenseNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes).
 
     depths: number of layers of each dense block.
@@ -129,6 +130,8 @@ class DenseNet(nn.Module):
     compression: the paper's theta, the share of channels that a transition keeps.
     first_channels: output channels of the first convolution; None for twice the growth rate.
     """
+
+    classifier_path = ("classifier",)
 
     def __init__(
         self,
@@ -182,9 +185,10 @@ class DenseNet(nn.Module):
         """(N, in_channels, H, W) -> (N, num_features, H/32, W/32), the last feature map; small: H/8."""
         return F.relu(self.features(x), inplace=True)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.adaptive_avg_pool2d(self.forward_features(x), 1)
-        return self.classifier(torch.flatten(x, 1))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features, h, w) -> (N, num_classes)."""
+        x = torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)
+        return x if pre_logits else self.classifier(x)
 
     def adapt_pretrained(self, state: dict[str, torch.Tensor], *, published: bool) -> dict[str, torch.Tensor]:
         """Rename the keys of torchvision's old weight files, such as denselayer1.norm.1 to denselayer1.norm1."""

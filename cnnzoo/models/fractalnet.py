@@ -26,6 +26,7 @@ from torch import nn
 
 from cnnzoo.checks import check_int, check_number
 from cnnzoo.models.layers import ZeroGradients
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("FractalNet: Ultra-Deep Neural Networks without Residuals", 2016, "1605.07648")
@@ -118,7 +119,7 @@ class FractalBlock(nn.Module):
         return [*self.columns[index].children(), self.pool]
 
 
-class FractalNet(nn.Module):
+class FractalNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes).
 
     columns: the paper's C.
@@ -188,9 +189,10 @@ class FractalNet(nn.Module):
         unused = [p for block in self.blocks for p in block.parameters() if id(p) not in used]
         return ZeroGradients.apply(layers(x), *unused)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.avgpool(self.forward_features(x))
-        return self.fc(torch.flatten(x, 1))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features, h, w) -> (N, num_classes)."""
+        x = torch.flatten(self.avgpool(x), 1)
+        return x if pre_logits else self.fc(x)
 
     def column(self, index: int) -> nn.Sequential:
         """One column as a plain network: (N, C, H, W) -> (N, num_classes). 0 is the shallowest, -1 the deepest.

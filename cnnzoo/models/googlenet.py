@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from cnnzoo.errors import UserError
 from cnnzoo.models.layers import init_kaiming_normal, local_response_norm
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Going Deeper with Convolutions", 2014, "1409.4842")
@@ -141,7 +142,7 @@ class AuxiliaryHead(nn.Module):
         return self.fc2(self.dropout(x))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes). The comments show shapes for images of 224 pixels."""
 
     num_features = 1024
@@ -218,16 +219,14 @@ class GoogLeNet(nn.Module):
         x = self.inception5b(x)  # (N, 1024, 7, 7)
         return after_4a, after_4d, x
 
-    def _head(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 1024, H, W) -> (N, num_classes)."""
-        return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
-
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) -> (N, 1024, H/32, W/32), the last feature map; small: H/4."""
         return self._trunk(x)[-1]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._head(self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, 1024, h, w) -> (N, num_classes)."""
+        x = self.dropout(torch.flatten(self.avgpool(x), 1))
+        return x if pre_logits else self.fc(x)
 
     def forward_with_aux(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(N, in_channels, H, W) -> logits, and the logits of the auxiliary heads after 4a and 4d.
@@ -235,7 +234,7 @@ class GoogLeNet(nn.Module):
         The list is empty without `aux_logits=True`.
         """
         after_4a, after_4d, x = self._trunk(x)
-        logits = self._head(x)
+        logits = self.forward_head(x)
         if self.aux1 is None or self.aux2 is None:
             return logits, []
         return logits, [self.aux1(after_4a), self.aux2(after_4d)]

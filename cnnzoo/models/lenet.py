@@ -19,14 +19,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Gradient-Based Learning Applied to Document Recognition", 1998, None)
 
 
-class LeNet(nn.Module):
+class LeNet(Network):
     """(N, in_channels, 32, 32) -> (N, num_classes). The layers have the paper's names."""
 
+    classifier_path = ("output",)
     num_features = 84
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
@@ -55,8 +57,9 @@ class LeNet(nn.Module):
         x = torch.flatten(x, 1)
         return torch.tanh(self.f6(x))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.output(self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, 84) -> (N, num_classes)."""
+        return x if pre_logits else self.output(x)
 
 
 # The S2 maps that each of the 16 C3 maps is connected to (Table I).
@@ -148,9 +151,10 @@ class RadialBasis(nn.Module):
         return -0.5 * (x[:, None] - self.centres).square().sum(2)
 
 
-class LeNetPaper(nn.Module):
+class LeNetPaper(Network):
     """(N, in_channels, 32, 32) -> (N, num_classes). The layers have the paper's names."""
 
+    classifier_path = ("output",)
     num_features = 84
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
@@ -179,8 +183,9 @@ class LeNetPaper(nn.Module):
         x = torch.flatten(x, 1)
         return squash(self.f6(x))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.output(self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, 84) -> (N, num_classes)."""
+        return x if pre_logits else self.output(x)
 
 
 register(

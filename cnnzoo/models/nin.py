@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cnnzoo.models.layers import init_kaiming_normal
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Network In Network", 2013, "1312.4400")
@@ -49,8 +50,10 @@ IMAGENET = (
 )
 
 
-class NiN(nn.Module):
+class NiN(Network):
     """(N, in_channels, H, W) -> (N, num_classes). Pools between the blocks; dropout after pool i if `dropped[i]`."""
+
+    classifier_path = ("classifier", 0)
 
     def __init__(
         self,
@@ -87,8 +90,9 @@ class NiN(nn.Module):
         """
         return self.features(x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features, h, w) -> (N, num_classes)."""
+        return x.mean((2, 3)) if pre_logits else self.classifier(x)
 
 
 class NiNImageNet(NiN):

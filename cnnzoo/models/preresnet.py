@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cnnzoo.models.layers import ZeroPadding
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Identity Mappings in Deep Residual Networks", 2016, "1603.05027")
@@ -71,7 +72,7 @@ class BottleneckUnit(nn.Module):
         return out + (identity if self.shortcut is None else self.shortcut(identity))
 
 
-class PreResNet(nn.Module):
+class PreResNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes): `depth` units in each of three stages."""
 
     def __init__(
@@ -111,9 +112,10 @@ class PreResNet(nn.Module):
             x = getattr(self, stage)(x)  # all stages but the first halve height and width
         return self.relu(self.bn(x))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.avgpool(self.forward_features(x))
-        return self.fc(torch.flatten(x, 1))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features, h, w) -> (N, num_classes)."""
+        x = torch.flatten(self.avgpool(x), 1)
+        return x if pre_logits else self.fc(x)
 
 
 for layers, unit, depth, parameters, multiply_accumulates, top1 in (

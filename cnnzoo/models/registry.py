@@ -149,5 +149,12 @@ def get_entry(name: str) -> ModelEntry:
     return _MODELS[name]
 
 
+def rebuild(net: nn.Module, **changes: Any) -> nn.Module:
+    """A new network with the constructor arguments of `net`, which `create_model` built, except for `changes`."""
+    arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    entry = get_entry(arguments.pop("name"))
+    return entry.network(**{**entry.arguments, **arguments, **changes})
+
+
 def _families() -> list[str]:
     return list(dict.fromkeys(entry.info.family for entry in _MODELS.values()))

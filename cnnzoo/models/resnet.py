@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from cnnzoo.models.layers import ZeroPadding
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Deep Residual Learning for Image Recognition", 2015, "1512.03385")
@@ -124,7 +125,7 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes). `depths` and `widths`: number of blocks and width of each stage."""
 
     def __init__(
@@ -171,9 +172,10 @@ class ResNet(nn.Module):
             x = getattr(self, stage)(x)  # all stages but the first halve height and width
         return x
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.avgpool(self.forward_features(x))
-        return self.fc(torch.flatten(x, 1))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features, h, w) -> (N, num_classes)."""
+        x = torch.flatten(self.avgpool(x), 1)
+        return x if pre_logits else self.fc(x)
 
 
 class CifarResNet(ResNet):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016, "1602.07360")
@@ -61,7 +62,7 @@ def simple_bypass(in_channels: int, squeeze: int, expand: int) -> Fire:
     return (BypassedFire if in_channels == 2 * expand else Fire)(in_channels, squeeze, expand)
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes).
 
     conv1: output channels and kernel size of the first convolution, which a pool always follows.
@@ -69,6 +70,7 @@ class SqueezeNet(nn.Module):
     fire: constructor of a fire module, `fire(in_channels, squeeze, expand)`.
     """
 
+    classifier_path = ("classifier", 1)
     num_features = 512
 
     def __init__(
@@ -121,9 +123,9 @@ class SqueezeNet(nn.Module):
         """(N, in_channels, H, W) -> (N, 512, H/16, W/16), the last feature map; small stem: H/8."""
         return self.features(x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.classifier(self.forward_features(x))  # (N, num_classes, 1, 1)
-        return torch.flatten(x, 1)
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, 512, h, w) -> (N, num_classes)."""
+        return x.mean((2, 3)) if pre_logits else torch.flatten(self.classifier(x), 1)
 
 
 VERSIONS = {"1_0": ((96, 7), (4, 8), 21), "1_1": ((64, 3), (3, 5), 17)}  # conv1, pools_after, min_size

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from cnnzoo.models.layers import apply_all_but_last, init_kaiming_normal
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, "1409.1556")
@@ -31,8 +32,10 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, batch_norm: bool
     return [*layers, nn.ReLU(inplace=True)]
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """(N, in_channels, H, W) -> (N, num_classes). `kernels`: the kernel sizes of the convolutions of each block."""
+
+    classifier_path = ("classifier", -1)
 
     def __init__(
         self,
@@ -87,8 +90,9 @@ class VGG(nn.Module):
         x = torch.flatten(self.avgpool(x), 1)
         return apply_all_but_last(self.classifier, x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier[-1](self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features) -> (N, num_classes)."""
+        return x if pre_logits else self.classifier[-1](x)
 
 
 A = ((3,), (3,), (3, 3), (3, 3), (3, 3))

@@ -1,19 +1,17 @@
 """Load weights into a network: torchvision's published weights by the name of their enum member, or a file.
 
 torchvision downloads its files to `$TORCH_HOME/hub/checkpoints`. A file that is already there is verified by the hash
-in its name. Only tensors and plain Python types are unpickled, so that a file cannot run code.
+in its name. `weights_file.py` reads the files.
 """
 
 import hashlib
 import logging
 import os
-import pickle
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 import torch
@@ -22,14 +20,12 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.models import registry
+from cnnzoo.models.weights_file import SUFFIXES, StateDict, Weights, load_file, read_weights_file
 
 if TYPE_CHECKING:
     from cnnzoo.models.registry import Info
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt")
-StateDict = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,25 +50,19 @@ def published_preprocessing(name: str, weights: str | Path) -> Preprocessing | N
     info = registry.info(name)
     if not is_published(info, weights):
         return None
-    transforms = _weights_enum_member(info, str(weights)).transforms()
-    return Preprocessing(
-        image_size=transforms.crop_size[0],
-        resize=transforms.resize_size[0],
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-    )
+    return _preprocessing(_weights_enum_member(info, str(weights)))
 
 
 def is_published(info: "Info", weights: str | Path) -> bool:
     """Return True if `weights` is a member of the network's weights enum and False if it is a path to a file.
 
-    A string with a slash or with one of `SUFFIXES` is a path, even if the file does not exist. Raises `UserError` for
-    any other string.
+    A string with a slash or with one of `SUFFIXES` is a path, even if the file does not exist; so is the name of a run
+    directory. Raises `UserError` for any other string.
     """
     name = os.fspath(weights)
     if info.weights and name in (*info.weights, "DEFAULT"):
         return True
-    if Path(name).suffix.lower() in SUFFIXES or "/" in name or os.sep in name:
+    if Path(name).suffix.lower() in SUFFIXES or "/" in name or os.sep in name or Path(name, "checkpoints").is_dir():
         return False
     if not info.weights:
         raise UserError(
@@ -81,14 +71,14 @@ def is_published(info: "Info", weights: str | Path) -> bool:
     raise unknown(f"weights for {info.name}", name, (*info.weights, "DEFAULT"))
 
 
-def read_weights(info: "Info", weights: str | Path) -> tuple[StateDict, dict[str, Any]]:
-    """Read the state dict that `weights` refers to, and the model arguments if it is a checkpoint of cnnzoo.
+def read_weights(info: "Info", weights: str | Path) -> Weights:
+    """Read the state dict that `weights` refers to, and what is known about it.
 
     Raises `UserError` if the download fails, and for a file that is missing, damaged, for another network, or that
     holds more than tensors.
     """
     if is_published(info, weights):
-        return _read_published_weights(info, str(weights)), {}
+        return _read_published_weights(info, str(weights))
     path = Path(weights).expanduser()
     if path.is_dir():
         best = path / "checkpoints" / "best.ckpt"
@@ -96,22 +86,27 @@ def read_weights(info: "Info", weights: str | Path) -> tuple[StateDict, dict[str
         raise UserError(f"weights={weights}: is a directory; {way_out}")
     if not path.is_file():
         raise UserError(f"weights={weights}: there is no such file")
-    state_dict = load_file(path, "save it again, and only from a source that you trust")
-    arguments: dict[str, Any] = {}
-    if isinstance(state_dict, dict) and "cnnzoo" in state_dict and "state_dict" in state_dict:
-        checkpoint = state_dict
-        arguments = dict(checkpoint["cnnzoo"].get("model", {}))
-        state_dict = {
-            key.removeprefix("net."): value for key, value in checkpoint["state_dict"].items() if key.startswith("net.")
-        }
-        if arguments.get("name", info.name) != info.name:
-            raise UserError(f"{path} is a checkpoint of {arguments['name']}, not of {info.name}")
-    elif path.suffix == ".ckpt":
-        raise UserError(f"{path} is not a checkpoint of cnnzoo: it has no entries 'cnnzoo' and 'state_dict'")
-    is_state_dict = isinstance(state_dict, Mapping) and all(isinstance(v, torch.Tensor) for v in state_dict.values())
-    if not is_state_dict or not state_dict:
-        raise UserError(f"{path} holds no state dict: expected a mapping of names to tensors; save net.state_dict()")
-    return dict(state_dict), arguments
+    found = read_weights_file(path)
+    if (name := found.arguments.get("name", info.name)) != info.name:
+        raise UserError(f"{path} is a checkpoint of {name}, not of {info.name}")
+    return found
+
+
+def inferred_arguments(state_dict: StateDict, build: Callable[..., nn.Module], num_classes: int) -> dict[str, int]:
+    """`num_classes` and `in_channels` as the shapes in `state_dict` show them; empty if they show neither.
+
+    build: as for `load_weights`; it builds a network with `num_classes` classes by default.
+    """
+    with torch.device("meta"):
+        net, other = build(), build(num_classes=num_classes + 1).state_dict()
+    expected, first, arguments = net.state_dict(), _first_conv(net), {}
+    for key in (key for key in expected if key in state_dict):
+        shape = state_dict[key].shape
+        if expected[key].shape != other[key].shape and _differs_only_in_dim(0, state_dict[key], expected[key]):
+            arguments["num_classes"] = shape[0]
+        elif key == first and _differs_only_in_dim(1, state_dict[key], expected[key]):
+            arguments["in_channels"] = shape[1]
+    return arguments
 
 
 def load_weights(
@@ -141,7 +136,7 @@ def load_weights(
         state_dict = net.adapt_pretrained(state_dict, published=published)  # type: ignore[operator]
     expected = net.state_dict()
 
-    first = next(f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    first = _first_conv(net)
     if first in state_dict and _differs_only_in_dim(1, state_dict[first], expected[first]):
         old, new = state_dict[first].shape[1], expected[first].shape[1]
         first_convs = [
@@ -182,6 +177,11 @@ def load_weights(
     return replaced
 
 
+def _first_conv(net: nn.Module) -> str:
+    """The name of the first convolution's weight."""
+    return next(f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+
+
 def _differs_only_in_dim(dim: int, a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether the shapes of `a` and `b` differ in dimension `dim` and in no other."""
     if a.ndim != b.ndim:
@@ -211,17 +211,37 @@ def _weights_enum_member(info: "Info", weights: str) -> WeightsEnum:
     return get_model_weights(info.torchvision)[weights]
 
 
-def _read_published_weights(info: "Info", weights: str) -> StateDict:
+def _preprocessing(member: WeightsEnum) -> Preprocessing:
+    transforms = member.transforms()
+    return Preprocessing(
+        image_size=transforms.crop_size[0],
+        resize=transforms.resize_size[0],
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+
+
+def _read_published_weights(info: "Info", weights: str) -> Weights:
     member = _weights_enum_member(info, weights)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(member.url).path).name)
     if path.is_file():
         _verify_hash(path)
-        return load_file(path, "delete it, and it will be downloaded again")
-    try:
-        return member.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot download {member.url} ({reason}): try again, or put the file at {path}") from error
+        state_dict = load_file(path, "delete it, and it will be downloaded again")
+    else:
+        try:
+            state_dict = member.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"cannot download {member.url} ({reason}): try again, or put the file at {path}") from error
+    published = _preprocessing(member)
+    preprocess = {
+        "image_size": published.image_size,
+        "eval_resize": published.resize / published.image_size,
+        "channels": len(published.mean),
+        "mean": list(published.mean),
+        "std": list(published.std),
+    }
+    return Weights(state_dict, preprocess=preprocess, classes=tuple(member.meta["categories"]))
 
 
 def _verify_hash(path: Path) -> None:
@@ -240,29 +260,3 @@ def _verify_hash(path: Path) -> None:
             f"{path} is damaged (its SHA-256 starts with {actual}, expected {expected}): delete it, and it will be "
             "downloaded again"
         )
-
-
-def load_file(path: Path, remedy: str) -> Any:
-    """Load tensors and plain Python types from a file, on the CPU.
-
-    remedy: the way out, for the error message of a damaged file.
-
-    Raises `UserError` for a damaged file and for a file that holds other types, whose unpickling could run code.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors  # here: torch.hub users may not have it
-
-            return load_safetensors(path, device="cpu")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*pickle protocol")  # of a file that is then rejected
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
-            raise UserError(
-                f"{path} holds more than tensors, which could run code, and was not loaded: save net.state_dict() alone"
-            ) from error
-        raise UserError(f"{path} is damaged or is not a weights file: {remedy}") from error
-    except Exception as error:  # a damaged file raises RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read ({reason}): {remedy}") from error

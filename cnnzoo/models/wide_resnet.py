@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cnnzoo.errors import UserError
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 from cnnzoo.models.resnet import V1_V2, Bottleneck, ResNet, conv1x1, conv3x3
 
@@ -50,7 +51,7 @@ def stage(blocks: int, in_channels: int, width: int, *, stride: int, dropout: fl
     return nn.Sequential(first, *(WideBlock(width, width, stride=1, dropout=dropout) for _ in range(blocks - 1)))
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes), Table 1: three stages of (depth - 4) / 6 blocks."""
 
     def __init__(
@@ -89,9 +90,10 @@ class WideResNet(nn.Module):
         x = self.layer3(x)  # (N, 64 k, H/4, W/4)
         return self.relu(self.bn(x))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.avgpool(self.forward_features(x))
-        return self.fc(torch.flatten(x, 1))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features, h, w) -> (N, num_classes)."""
+        x = torch.flatten(self.avgpool(x), 1)
+        return x if pre_logits else self.fc(x)
 
 
 for depth, depths, parameters, multiply_accumulates, top1, top5 in (

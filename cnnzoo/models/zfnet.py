@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cnnzoo.models.layers import apply_all_but_last, init_kaiming_normal, local_response_norm
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import Accuracy, Info, Paper, register
 
 PAPER = Paper("Visualizing and Understanding Convolutional Networks", 2013, "1311.2901")
@@ -27,8 +28,10 @@ def pool() -> nn.MaxPool2d:
     return nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
 
-class ZFNet(nn.Module):
+class ZFNet(Network):
     """(N, in_channels, H, W) -> (N, num_classes). `widths`: output channels of conv3, conv4 and conv5."""
+
+    classifier_path = ("classifier", -1)
 
     def __init__(
         self,
@@ -83,8 +86,9 @@ class ZFNet(nn.Module):
         x = torch.flatten(self.avgpool(x), 1)
         return apply_all_but_last(self.classifier, x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier[-1](self.forward_features(x))
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(N, num_features) -> (N, num_classes)."""
+        return x if pre_logits else self.classifier[-1](x)
 
 
 for name, widths, parameters, multiply_accumulates, top1, top5, row in (

@@ -125,9 +125,12 @@ class LiveBar:
     """A progress bar below the log lines, with two rows: "stage", and "run" below it.
 
     A row shows a name, a bar, a count, the time left and details. Closing the bar erases it.
+
+    stderr: draw the bar on stderr, and leave what is printed on stdout alone. By default, lines that are printed on
+        stdout appear above the bar.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stderr: bool = False) -> None:
         self.progress = ProgressWithMargin(
             TextColumn("{task.description}", table_column=Column(min_width=NAME_WIDTH, no_wrap=True)),
             BarColumn(None, table_column=Column(min_width=MIN_BAR_WIDTH, max_width=MAX_BAR_WIDTH, ratio=1)),
@@ -136,9 +139,10 @@ class LiveBar:
             ),
             TimeLeftColumn(table_column=Column(width=TIME_LEFT_WIDTH, no_wrap=True)),
             TextColumn("{task.fields[details]}", table_column=Column(min_width=MIN_DETAILS_WIDTH, no_wrap=True)),
-            console=Console(force_terminal=True),
+            console=Console(stderr=stderr, force_terminal=True),
             refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
+            redirect_stdout=not stderr,
         )
         empty: dict[str, Any] = {"seconds_left": None, "updated_at": 0.0, "count": "", "details": ""}
         self.rows = {row: self.progress.add_task("", visible=False, **empty) for row in ("stage", "run")}
@@ -168,6 +172,10 @@ class LiveBar:
         if done >= total:  # draw it now, because the next stage may replace it before the next refresh
             self._drawing_thread.submit(self.progress.refresh).result()
 
+    def print_above(self, text: str) -> None:
+        """Print lines above the bar as they are: `print` would wrap them at the width of the terminal."""
+        self._drawing_thread.submit(self.progress.console.out, text, highlight=False, end="").result()
+
     def close(self) -> None:
         """Erase the bar."""
         self._drawing_thread.submit(self.progress.stop).result()
@@ -187,6 +195,6 @@ def live_bar() -> Iterator[LiveBar | None]:
         bar.close()
 
 
-def is_live_terminal() -> bool:
-    """Whether standard output is a terminal whose lines can be redrawn."""
-    return sys.stdout.isatty() and Console().is_interactive
+def is_live_terminal(*, stderr: bool = False) -> bool:
+    """Whether standard output, or standard error, is a terminal whose lines can be redrawn."""
+    return (sys.stderr if stderr else sys.stdout).isatty() and Console(stderr=stderr).is_interactive

@@ -176,8 +176,6 @@ def device_summary(trainer: pl.Trainer, cfg: DictConfig) -> str:
     cfg: the configuration, in which `apply_device_defaults` has replaced `auto`.
     """
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     options = {
         "channels last": cfg.channels_last,
         "fused optimizer": cfg.optimizer.get("fused"),
@@ -185,4 +183,13 @@ def device_summary(trainer: pl.Trainer, cfg: DictConfig) -> str:
         "cuDNN benchmark": cfg.trainer.benchmark and device.type == "cuda",
     }
     used = "".join(f", {name}" for name, enabled in options.items() if enabled)
-    return f"{trainer.world_size} x {name}{threads}, precision {trainer.precision}{used}"
+    return f"{trainer.world_size} x {device_name(trainer)}, precision {trainer.precision}{used}"
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """The name of the trainer's device; of a CPU with the number of threads."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
+    return f"{device.type.upper()}{threads}"

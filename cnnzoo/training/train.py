@@ -28,6 +28,7 @@ from cnnzoo.models import create_model, info
 from cnnzoo.models.factory import config_overrides
 from cnnzoo.models.input_spec import InputSpec, resolve_input
 from cnnzoo.runtime import distributed
+from cnnzoo.runtime.environment import write_environment
 from cnnzoo.runtime.failures import failures_as_user_error
 from cnnzoo.runtime.files import write_json
 from cnnzoo.runtime.formatting import plural
@@ -80,11 +81,13 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
             f"model.num_classes={cfg.num_classes}: data.name={data.name} has {data.num_classes} classes ({names}); "
             "leave model.num_classes out"
         )
-    preprocessing = None
-    if cfg.weights is not None:
+    weights, preprocessing = cfg.weights, None
+    if weights is not None:
+        from cnnzoo.inference.hub import local_weights
         from cnnzoo.models.weights import published_preprocessing  # here: it imports torchvision's list of weights
 
-        preprocessing = published_preprocessing(cfg.name, cfg.weights)
+        weights = local_weights(weights, key="model.weights")
+        preprocessing = published_preprocessing(cfg.name, weights)
     input_spec = resolve_input(
         model_info,
         proposed_size=data.proposed_image_size,
@@ -110,7 +113,7 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
         cfg.name,
         num_classes=data.num_classes,
         in_channels=input_spec.channels,
-        weights=cfg.weights,
+        weights=weights,
         stem=input_spec.stem,
         **config_overrides(args),
     )
@@ -223,6 +226,8 @@ def train(
     table = {**cli_overrides(cfg), **hyperparameters(cfg, input_spec, loader.name)}
     with failures_as_user_error(cfg):
         _log_settings(trainer, cfg, table, is_resumed=start is not None)
+        if trainer.is_global_zero:
+            write_environment(run_dir, is_resumed=cfg.resume is not None)
     log_every_n_steps = min(trainer.log_every_n_steps, batches)  # type: ignore[attr-defined]
     trainer.log_every_n_steps = max(1, log_every_n_steps)  # type: ignore[attr-defined]  # small sets get curves too
 

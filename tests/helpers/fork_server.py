@@ -28,6 +28,7 @@ MODULES = (
     "pytorch_lightning",
     "torch.utils.tensorboard",
     "cnnzoo.training.train",
+    "cnnzoo.predict.run",
     "cnnzoo.describe.show",
     "cnnzoo.benchmark.show",
 )

@@ -13,7 +13,7 @@ NO_TRACEBACK = "no traceback"
 """Expectation: any exit code, but no traceback."""
 SKIPPED = 77
 """The exit code of a script that this machine does not allow, such as one that mounts a file system."""
-JOBS = ("train", "describe", "benchmark")
+JOBS = ("train", "evaluate", "predict", "export", "share", "describe", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Case:
     """What is typed, and the expected reaction.
 
     typed: the job and its arguments, such as "train model=resnt"; with `kind="shell"` a bash script in which `train`,
-        `describe`, `benchmark` and `cnnzoo` are commands; with `kind="call"` Python statements. Files are those of
-        `tests.mistakes.places`.
+        `predict`, `describe`, `benchmark` and `cnnzoo` are commands; with `kind="call"` Python statements. Files are
+        those of `tests.mistakes.places`.
     expected: WORKS, NO_TRACEBACK, or a regular expression that is found in the error line, and the exit code is not 0.
     accepted: the command may also succeed.
     quick: the error is reported before torch is imported.

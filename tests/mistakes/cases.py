@@ -4,10 +4,14 @@ from tests.mistakes import (
     cases_calls,
     cases_data,
     cases_environment,
+    cases_evaluate,
+    cases_export,
     cases_groups,
     cases_jobs,
     cases_keys,
     cases_options,
+    cases_predict,
+    cases_share,
     cases_values,
 )
 
@@ -20,6 +24,10 @@ CASES = [
         cases_values,
         cases_data,
         cases_jobs,
+        cases_evaluate,
+        cases_export,
+        cases_predict,
+        cases_share,
         cases_calls,
         cases_environment,
     )

@@ -60,7 +60,9 @@ def create_runs(root: Path, directory: Path) -> None:
     job(str(root / "train.py"), *SHORT[:1], "run_dir=unfinished", MISTAKES_SIGNAL=stop)
     job(str(root / "train.py"), "-m", *SHORT, "seed=0,1", "run_dir=sweep")
     job("-c", "import cnnzoo, torch; torch.save(cnnzoo.create_model('resnet20').state_dict(), 'resnet20.pth')")
-    missing = [name for name in (*RUNS, "resnet20.pth") if not (directory / name).exists()]
+    old = "{'cnnzoo': {'model': {'name': 'lenet5'}}, 'state_dict': {'net.weight': torch.zeros(1)}}"
+    job("-c", f"import torch; torch.save({old}, 'old.ckpt')")
+    missing = [name for name in (*RUNS, "resnet20.pth", "old.ckpt") if not (directory / name).exists()]
     assert not missing, f"{missing} could not be created"
 
 

@@ -29,6 +29,7 @@ FAULTS = ("traceback", "silent", "rejected", "unhelpful", "long line", "hung", "
 ADVICE = ("slow", "leftover")
 PROLOGUE = """set -o pipefail
 train() { "$PYTHON" "$ROOT/train.py" "$@"; }
+predict() { "$PYTHON" "$ROOT/predict.py" "$@"; }
 describe() { "$PYTHON" "$ROOT/describe.py" "$@"; }
 benchmark() { "$PYTHON" "$ROOT/benchmark.py" "$@"; }
 cnnzoo() { "$PYTHON" -m cnnzoo "$@"; }

@@ -68,14 +68,14 @@ def test_list_models() -> None:
         (partial(list_models, pretrained="yes"), r"^pretrained=yes: expected None, True or False"),
         (partial(create_model, "lenet5", weights=True), r"^weights=True: expected a file, or None"),
         (partial(create_model, "resnet18", num_classes=True), r"^num_classes=True: expected a whole number >= 1"),
-        (partial(create_model, "resnet18", in_channels=None), r"^in_channels=None: expected a whole number >= 1"),
+        (partial(create_model, "resnet18", in_channels="3"), r"^in_channels=3: expected a whole number >= 1"),
         (partial(create_model, "resnet18", weights=True), r"^weights=True: expected 'IMAGENET1K_V1', a file, or None"),
         (
             partial(create_model, "resnet18", weights=ResNet18_Weights.IMAGENET1K_V1),
             r"^weights=ResNet18_Weights.IMAGENET1K_V1: expected 'IMAGENET1K_V1', a file, or None",
         ),
         (partial(create_model, "resnet18", weights="/"), r"^weights=/: is a directory; type a file \(.pth, "),
-        (partial(create_model, "alexnet", num_classes=0), r"num_classes=0: expected a whole number >= 1 for alexnet"),
+        (partial(create_model, "alexnet", num_classes=-1), r"num_classes=-1: expected a whole number >= 1 for alexnet"),
         (
             partial(create_model, "alexnet", in_channels=1.5),
             r"in_channels=1.5: expected a whole number >= 1 for alexnet",

@@ -42,7 +42,10 @@ def save_as_published(
     path = path.rename(folder / f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
     member = get_model_weights(info(name).torchvision)["DEFAULT"]
     fake_member = SimpleNamespace(
-        url=f"https://download.example.org/models/{path.name}", transforms=member.transforms, get_state_dict=None
+        url=f"https://download.example.org/models/{path.name}",
+        transforms=member.transforms,
+        meta=member.meta,
+        get_state_dict=None,
     )
     monkeypatch.setattr(weights, "_weights_enum_member", lambda *_: fake_member)
     return path
@@ -173,7 +176,8 @@ def test_cnnzoo_checkpoint(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_network_is_an_error(tmp_path: Path) -> None:
-    path = save({"cnnzoo": {"model": {"name": "alexnet"}}, "state_dict": {}}, tmp_path / "best.ckpt")
+    checkpoint = {"cnnzoo": {"model": {"name": "alexnet"}}, "state_dict": {"net.weight": torch.zeros(1)}}
+    path = save(checkpoint, tmp_path / "best.ckpt")
     with pytest.raises(UserError, match=r"best\.ckpt is a checkpoint of alexnet, not of lenet5"):
         create_model("lenet5", weights=path)
 

@@ -212,6 +212,7 @@ def test_long_epoch_logs_lines_at_intervals(fork, tmp_path):
     assert re.search(r"^testing  step \d+/\d+  0s left$", output, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_pipe_is_line_buffered(tmp_path):
     overrides = (*SMALL_RUN, "trainer.max_epochs=100000", f"run_dir={tmp_path / 'run'}")
     process = subprocess.Popen(

@@ -34,7 +34,7 @@ def recorder(monkeypatch):
         (("model=lenet", "ema=0.9"), 1, 20),
         (("model=lenet", "trainer.gradient_clip_val=1.0", "optimizer=adamw"), 1, 20),
         (("model=lenet", "trainer.accumulate_grad_batches=2"), 2, 20),
-        (("model=googlenet", "data.batch_size=32"), 1, 10),  # auxiliary heads; a step takes a second
+        pytest.param(("model=googlenet", "data.batch_size=32"), 1, 10, marks=pytest.mark.long),  # auxiliary heads
         (("model=lenet", "mixup=0.2", "cutmix=1.0", "class_weights=balanced"), 1, 20),
         (("model=lenet", "focal_gamma=2", "data.balance=true"), 1, 20),
     ],

@@ -202,6 +202,10 @@ def test_resume_with_overrides_continues_all_logs(train, stopped_run):
     assert entry["overrides"] == list(overrides)
     assert (entry["epoch"], entry["step"], entry["checkpoint"]) == (1, 27, "checkpoints/last.ckpt")
     assert (run / "train.log").read_text().count("loader") == 2
+    environment = json.loads((run / "environment.json").read_text())
+    (resumed,) = environment["resumed"]
+    assert resumed["packages"] == environment["packages"]
+    assert resumed["date"] >= environment["date"]
 
     unbroken, expected_run = train("unbroken", *LENET, *FULL, "run_dir=unbroken", "test=false")
     assert unbroken.returncode == 0, unbroken.stderr

@@ -41,7 +41,14 @@ def test_output_has_the_settings_and_the_results(lenet_run):
 
 def test_run_directory_has_all_files(lenet_run):
     _, run = lenet_run
-    for name in ("metrics.json", "metrics.csv", "train.log", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+    for name in (
+        "metrics.json",
+        "metrics.csv",
+        "environment.json",
+        "train.log",
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+    ):
         assert (run / name).is_file(), name
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert list(run.glob("events.out.tfevents.*"))

@@ -46,6 +46,7 @@ class ImageFolder:
             raise UserError("data=folder: expected data.root=<directory with one folder per class>")
         self.root = _existing_dir(root)
         split_folders = self._find_split_folders()
+        self.has_split_folders = split_folders["train"] != self.root
         self.classes = tuple(_class_folders(split_folders["train"]))
         self._check_classes(split_folders)
         splits = {name: self._list_images(folder) for name, folder in split_folders.items()}
@@ -107,7 +108,7 @@ class ImageFolder:
     def _list_images(self, split_folder: Path) -> Split:
         """All images of the class folders in `split_folder`, by class, then in the byte order of their paths."""
         files = {
-            name: sorted(_image_files(split_folder / name)) for name in self.classes if (split_folder / name).is_dir()
+            name: sorted(image_files(split_folder / name)) for name in self.classes if (split_folder / name).is_dir()
         }
         empty = [name for name, paths in files.items() if not paths]
         if empty:
@@ -163,13 +164,13 @@ def _class_folders(split_folder: Path) -> list[str]:
     names = [folder.name for folder in _subfolders(split_folder)]
     if not names:
         contents = (
-            "images but no class folders" if any(_image_files(split_folder)) else "neither class folders nor images"
+            "images but no class folders" if any(image_files(split_folder)) else "neither class folders nor images"
         )
         raise UserError(f"data.root: {split_folder} contains {contents}; expected {EXPECTED_LAYOUT}")
     return names
 
 
-def _image_files(folder: Path) -> Iterator[bytes]:
+def image_files(folder: Path) -> Iterator[bytes]:
     """The image files in `folder` and below. Links to folders are not followed, because they may form a loop."""
 
     def unreadable(error: OSError) -> None:

@@ -46,7 +46,7 @@ class Loader(ABC):
         self.on_bad_file = on_bad_file
         self._wait_timer: WaitTimer | None = None
         self._iteration = 0
-        self._logged_bad_files: set[str] = set()
+        self.skipped_files: set[str] = set()  # that could not be read
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -88,6 +88,16 @@ class Loader(ABC):
             if batch is None:
                 return
             yield self._handle_bad_files(batch)
+
+    def iter_once(self) -> Iterator[Batch]:
+        """Iterate over the present epoch without working ahead, and leave bad files to the caller.
+
+        A batch has its own bad files, and in evaluation it lacks their images, down to an empty batch. `on_bad_file`
+        has no effect.
+        """
+        self._iteration += 1
+        self._discard_ahead()
+        yield from self._iter_batches(BatchRequests(self.sampler))
 
     @abstractmethod
     def describe(self) -> str:
@@ -154,8 +164,8 @@ class Loader(ABC):
                     f"{file.path}: cannot be read: {file.reason}; repair or remove the file, or type "
                     "data.on_bad_file=skip"
                 )
-            if file.path not in self._logged_bad_files:
-                self._logged_bad_files.add(file.path)
+            if file.path not in self.skipped_files:
+                self.skipped_files.add(file.path)
                 log.warning("bad file, skipped: %s: %s", file.path, file.reason)
         if bad_files and not len(labels):
             raise UserError(

@@ -76,3 +76,13 @@ def test_bad_file_skip_raises_if_whole_batch_is_bad(damaged_split, make_loader, 
     bad_split = Split(split.labels[[bad_index]], paths=split.paths[[bad_index]])
     with pytest.raises(UserError, match=f"^{path}: cannot be read: .+; no other file of its batch can be read either"):
         load_epoch(make_loader(bad_split, 1, on_bad_file="skip", train=train, **loader_options))
+
+
+@parametrize_file_loaders
+def test_iter_once_leaves_bad_files_to_the_caller(damaged_split, make_loader, loader_options):
+    split, path = damaged_split("truncated")
+    bad_index = next(n for n in range(8) if split.path(n) == path)
+    split = replace(split, labels=np.arange(8))
+    loader = make_loader(split, 1, on_bad_file="error", train=False, **loader_options)
+    batches = [(labels.tolist(), [file.path for file in bad_files]) for _, labels, bad_files in loader.iter_once()]
+    assert batches == [([], [path]) if n == bad_index else ([n], []) for n in range(8)]
