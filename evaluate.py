@@ -1,4 +1,4 @@
-"""Measure how good a trained network is, or several and their ensemble: accuracy, calibration, plots and a report.
+"""Measure how good trained networks and ensembles are: accuracy, calibration, plots and a report.
 
 `python evaluate.py --help` lists examples and keys. The code is in `cnnzoo/jobs/evaluate.py`.
 """

@@ -39,10 +39,11 @@ def _unknown_job(job: str) -> UserError:
 
 
 def _help_page() -> str:
-    lines = ["Train the classic CNNs, look into them, and measure what limits their speed.", "", "Jobs:"]
+    lines = ["Train the classic CNNs, use and export them, and measure what limits their speed.", "", "Jobs:"]
+    width = max(len(job_command(job)) for job in JOBS)
     for job in JOBS:
         summary = (import_module(f"cnnzoo.jobs.{job}").__doc__ or "").split(".")[0]
-        lines.append(f"  {job_command(job):<20} {summary}")
+        lines.append(f"  {job_command(job):<{width}}  {summary}")
     lines += ["", f"{job_command(JOBS[0])} --help lists the keys of a job. In Python: import cnnzoo; help(cnnzoo)"]
     return "\n".join(lines)
 

@@ -64,6 +64,8 @@ def quote_path(override: str) -> str:
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if is_quoted or value == "null" or re.match(r"(choice|glob)\(", value):
         return override
+    if key == "images" and re.fullmatch(r"-?[\d.]+", value):  # a number of images, which is a key of benchmark
+        return override
     path = os.path.expanduser(value)
     if path.startswith("~"):
         raise UserError(f"{override}: there is no home directory {path.split('/')[0]}; type the whole path")

@@ -33,6 +33,8 @@ def show_network(cfg: DictConfig) -> None:
     for key, value in (("picture", cfg.picture), ("model.weights", cfg.model.weights)):
         if value is not None:
             raise UserError(f"{key}={value}: not used for the table of a network; leave it out")
+    if cfg.model.num_classes is not None:
+        check_int("num_classes", cfg.model.num_classes, minimum=1, note=f"for {facts.name}")
     module, stem, input_shape = _build(cfg, facts)
     net = trace_layers(module, input_shape)
     depth = _resolve_depth(cfg.depth, net)

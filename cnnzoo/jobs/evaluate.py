@@ -1,4 +1,4 @@
-"""Measure how good a trained network is, or several and their ensemble: accuracy, calibration, plots and a report.
+"""Measure how good trained networks and ensembles are: accuracy, calibration, plots and a report.
 
 Examples:
   python evaluate.py run=latest                                 the newest run in runs/, on its own test images

@@ -1,4 +1,4 @@
-"""Classify images with a trained network, and show where each image has the evidence for its class.
+"""Classify images with a trained network, and show what it looks at.
 
 Examples:
   python predict.py run=latest images=photo.jpg                       the run in runs/ that finished last

@@ -1,4 +1,4 @@
-"""The keys whose value `auto` depends on the device: precision, memory format, fused optimizer, cuDNN, TF32 and logging."""
+"""The keys whose value `auto` depends on the device: precision, memory format, fused optimizer, logging and others."""
 
 from dataclasses import asdict, dataclass, replace
 

@@ -68,20 +68,11 @@ def final_table(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     rows["look at it"] = f"tensorboard --logdir {shlex.quote(logdir)}"
     name = next((name for name in ("best", "last") if (run_dir / "checkpoints" / f"{name}.ckpt").exists()), None)
     if name is not None:
-        checkpoint = "" if name == "best" else f", checkpoint={name!r}"
-        code = (
-            f"import cnnzoo; net = cnnzoo.load_run({run_path!r}{checkpoint}); "
-            "print(net.classes[net(net.preprocess('IMAGE.png')[None]).argmax()])"
-        )
-        rows["use it"] = f"python -c {_quote_code(code)}"
+        checkpoint = "" if name == "best" else f" checkpoint={name}"
+        rows["use it"] = f"{job_command('predict')} {shlex.quote(f'run={run_path}')}{checkpoint} images=IMAGE"
         weights = shlex.quote(f"model.weights={run_path}/checkpoints/{name}.ckpt")
         rows["start from it"] = f"{rerun_command(run_dir)} {weights}"
     return rows
-
-
-def _quote_code(code: str) -> str:
-    """`code` as one argument for a shell, in double quotes if it can be, because the code has single quotes."""
-    return shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"'
 
 
 def rerun_command(run_dir: Path) -> str:

@@ -135,7 +135,8 @@ def test_report_is_one_file_without_scripts(several, directory):
         assert text in page.text
 
 
-def test_output_has_figures_notes_and_tables(evaluate, capsys, caplog):
+def test_output_has_figures_notes_and_tables(evaluate, capsys, caplog, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     caplog.set_level("INFO")
     evaluate("run=runs/[ac]", out="two")
     assert re.search(r"^lenet5 +runs/a +360( +\d\.\d{4}){6} +[\d,]+ *$", capsys.readouterr().out, re.MULTILINE)

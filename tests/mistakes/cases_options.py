@@ -191,6 +191,6 @@ CASES = [
         error_lines=3,
     ),
     Case(f"train {SHORT_ARGS}", WORKS, output=r"1 epoch\b", absent="1 epochs"),
-    Case(f"train {SHORT_ARGS} run_dir=out", WORKS, output="use it", absent="'\"'\"'"),
+    Case(f"train {SHORT_ARGS} run_dir=out", WORKS, output=r"use it .*predict.* run=out images=IMAGE"),
     Case("train model=lenet trainer=profile test=false", WORKS, absent=r"start from it.*(profile|test=false)"),
 ]
