@@ -58,6 +58,8 @@ def compress(
     Afterwards the network has exactly the values that `save_compressed` writes.
     """
     weights = layer_weights(net)
+    if epochs:
+        data.setup("fit")  # both trainings share the filled cache
     pruning_epochs = min(epochs, max(1, round(PRUNING_FRACTION * epochs)))
     if pruning_epochs:
         _fine_tune(net, data, build_trainer(max_epochs=pruning_epochs, callbacks=[Pruner(sparsity)]), lr)
@@ -67,6 +69,7 @@ def compress(
     if epochs > pruning_epochs:
         trainer = build_trainer(max_epochs=epochs - pruning_epochs, callbacks=[])
         _fine_tune(net, data, trainer, lr)
+    data.teardown()
     merge_shared_weights(net)
     tensors, metadata = pack(net.state_dict(), layer_weights(net))
     net.load_state_dict(unpack(tensors, {"compressed": metadata}))
@@ -226,5 +229,5 @@ def _fine_tune(net: nn.Module, data: DataModule, trainer: pl.Trainer, lr: float)
         topk=(1,),
     )
     classifier.train()
-    trainer.fit(classifier, datamodule=data)
+    trainer.fit(classifier, datamodule=data.variant())  # which ends with its own loaders
     net.cpu()

@@ -18,7 +18,6 @@ from torchvision.transforms.v2 import functional as tv
 
 from cnnzoo.data.cache import available_memory, cache, fill
 from cnnzoo.data.cache.cache import Cache, fill_once_per_machine
-from cnnzoo.data.cache.shared_memory import SharedBuffer
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.transforms.augment import Augment
@@ -314,11 +313,6 @@ def test_memory_is_freed_with_the_last_store(split):
     assert num_mappings() > before
     del cached
     assert num_mappings() == before
-
-
-def test_shared_buffer_pieces_do_not_overlap():
-    buffer = SharedBuffer(100)
-    assert [buffer.allocate(size) for size in (60, 60, 40, 1)] == [0, None, 60, None]
 
 
 def fill_cache(rank, paths):
