@@ -62,6 +62,7 @@ def test_out_indices_without_features_only_is_an_error():
         create_model("resnet20", out_indices=[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "arguments"), shallow_params())
 def test_features_are_exported(name, arguments):
     net = create_model(name, in_channels=info(name).in_channels, features_only=True, **arguments).eval()

@@ -171,7 +171,7 @@ def test_stopped_ranks_resume_with_another_launcher(tmp_path):
 @pytest.mark.parametrize(
     ("launcher", "killed_rank"),
     [
-        ("lightning", 1),
+        pytest.param("lightning", 1, marks=pytest.mark.long),
         pytest.param("lightning", 0, marks=pytest.mark.long),
         pytest.param("torchrun", 0, marks=pytest.mark.long),
         pytest.param("torchrun", 1, marks=pytest.mark.long),

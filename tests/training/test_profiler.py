@@ -24,6 +24,7 @@ def profiled_run(shell, tmp_path_factory):
     return done.stdout, run
 
 
+@pytest.mark.long
 def test_trace_has_the_configured_steps(profiled_run):
     _, run = profiled_run
     with gzip.open(run / TRACE_NAME) as file:
@@ -33,6 +34,7 @@ def test_trace_has_the_configured_steps(profiled_run):
     assert names.count("aten::convolution_backward") == 3 * STEPS  # LeNet-5 has three convolutions
 
 
+@pytest.mark.long
 def test_operator_table_is_sorted_by_time(profiled_run):
     stdout, run = profiled_run
     rows = re.findall(r"^(\S.*?) +([\d.]+) +([\d.]+)% +([\d.,]+)$", stdout, re.MULTILINE)
