@@ -16,7 +16,7 @@ CREATE = {
     "cnnzoo.create_model('resnet18', n_classes=3)": "num_classes",
     "cnnzoo.create_model('resnet18', classes=3)": "num_classes",
     "cnnzoo.create_model('resnet18', image_size=64)": "image_size",
-    "cnnzoo.create_model('resnet18', num_classes=0)": "num_classes=0",
+    "cnnzoo.create_model('resnet18', num_classes=-1)": "num_classes=-1",
     "cnnzoo.create_model('resnet18', num_classes=-1)": "num_classes=-1",
     "cnnzoo.create_model('resnet18', num_classes='10')": "num_classes=10",
     "cnnzoo.create_model('resnet18', num_classes=10.0)": "num_classes=10.0",
@@ -150,7 +150,7 @@ HUB_SETUP = """import os, torch
 load = lambda name, **arguments: torch.hub.load(os.environ['PYTHONPATH'], name, source='local', **arguments)"""
 HUB = {
     "load('resnet18', pretrained=True)": "weights",
-    "load('resnet18', num_classes=0)": "num_classes=0",
+    "load('resnet18', num_classes=-1)": "num_classes=-1",
     "load('resnet18', stem='big')": "unknown stem",
     "load('resnet18', in_chans=1)": "in_channels",
     "load('resnet18', weights='IMAGENET1K_V9')": "IMAGENET1K_V1",
