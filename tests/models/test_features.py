@@ -70,7 +70,7 @@ def test_features_are_exported(name, arguments):
     exported = torch.export.export(net, (images,)).module()
     with torch.no_grad():
         for expected, actual in zip(net(images), exported(images), strict=True):
-            torch.testing.assert_close(actual, expected)
+            torch.testing.assert_close(actual, expected, equal_nan=True)  # without training, 1,000 layers overflow
 
 
 @pytest.mark.parametrize("name", name_params())
