@@ -17,7 +17,6 @@ CREATE = {
     "cnnzoo.create_model('resnet18', classes=3)": "num_classes",
     "cnnzoo.create_model('resnet18', image_size=64)": "image_size",
     "cnnzoo.create_model('resnet18', num_classes=-1)": "num_classes=-1",
-    "cnnzoo.create_model('resnet18', num_classes=-1)": "num_classes=-1",
     "cnnzoo.create_model('resnet18', num_classes='10')": "num_classes=10",
     "cnnzoo.create_model('resnet18', num_classes=10.0)": "num_classes=10.0",
     "cnnzoo.create_model('resnet18', num_classes=True)": "num_classes=True",
