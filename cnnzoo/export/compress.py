@@ -28,7 +28,7 @@ PRUNING_FRACTION = 0.7
 RAMP_FRACTION = 0.5
 """The fraction of the pruning in which the number of zeros rises; then it is constant."""
 MASK_UPDATES = 50
-"""How often the weights to prune are chosen anew."""
+"""How many times the pruned weights are selected while the number of zeros rises."""
 MAX_ITERATIONS, TOLERANCE = 100, 1e-5
 """Of k-means, which ends when no centroid moves by more than this fraction of the range of the values."""
 

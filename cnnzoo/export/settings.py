@@ -54,7 +54,7 @@ SPECIAL_KEYS = tuple(dict.fromkeys(key for format_ in FORMATS.values() for key i
 
 
 def check_settings(cfg: DictConfig, typed: Collection[str]) -> None:
-    """Raise UserError for a wrong value, a key that the format does not use, a bad `out`, and what is not installed.
+    """Raise UserError for an invalid value, a key that the format does not use, and a package that is not installed.
 
     typed: the keys that the user has set.
     """

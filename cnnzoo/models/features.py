@@ -120,7 +120,8 @@ def _shared_nodes(graph: fx.Graph) -> list[fx.Node]:
     for number, node in enumerate(nodes):
         if number and last_use <= number:
             shared.append(node)
-        last_use = max([last_use, *(position.get(user, number) for user in node.users)])
+        if len(getattr(node.meta["tensor_meta"], "shape", range(4))) == 4:  # not the random choice of paths
+            last_use = max([last_use, *(position.get(user, number) for user in node.users)])
     return shared
 
 

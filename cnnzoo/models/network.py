@@ -1,5 +1,6 @@
-"""`Network`: what all networks of the zoo have in common besides their layers, with the names that timm uses."""
+"""The base class of all networks. Its methods have the names that timm uses."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from cnnzoo.checks import check_int
 from cnnzoo.models.registry import rebuild
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """(N, in_channels, H, W) -> (N, num_classes). Subclasses implement `forward_features` and `forward_head`.
 
     `classifier_path` is where the last layer is, which has one output per class: the name of an attribute, and an index
@@ -20,16 +21,16 @@ class Network(nn.Module):
     classifier_path: tuple[str] | tuple[str, int] = ("fc",)
     num_features: int
 
+    @abstractmethod
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) -> the last feature map (N, num_features, h, w), or features (N, num_features)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """What `forward_features` returns -> (N, num_classes).
 
         pre_logits: return (N, num_features) instead, the input of the last layer, averaged over the positions.
         """
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))

@@ -79,6 +79,14 @@ def build_small(name: str, **arguments: object) -> tuple[nn.Module, int]:
     return create_model(name, **arguments), info(name).sizes("small")[0]
 
 
+def set_batch_norm_statistics(net: nn.Module, images: torch.Tensor) -> None:
+    """Set the running statistics to those of the images; else an untrained deep network gives equal logits to all."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    net.train()(images)
+
+
 def read_zoo_csv() -> list[dict[str, str]]:
     """The rows of tests/zoo.csv."""
     with (ROOT / "tests" / "zoo.csv").open() as file:

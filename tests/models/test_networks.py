@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnzoo.models import create_model, info
-from tests.helpers.zoo import build_on_meta, build_small, name_params, shallow_params
+from tests.helpers.zoo import build_on_meta, build_small, name_params, set_batch_norm_statistics, shallow_params
 
 # The paper's initialization is so small that all images get nearly the same logits before training.
 TOLERANCES = {"lenet5_paper": (1e-5, 5e-4)}
@@ -16,14 +16,6 @@ NO_DROPPING = {
     "fractalnet": {"drop_path": 0.0, "global_share": 0.0},
     "stochastic_depth": {"survival_probability": 1.0},
 }
-
-
-def set_batch_norm_statistics(net: nn.Module, images: torch.Tensor) -> None:
-    """Set the running statistics to those of the images; else an untrained deep network gives equal logits to all."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    net.train()(images)
 
 
 @pytest.mark.parametrize("name", name_params())
