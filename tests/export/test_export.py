@@ -6,20 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from cnnzoo import load_run
 from cnnzoo.data.transforms.preprocess import normalize
 from cnnzoo.errors import UserError
 from cnnzoo.export.export import export, write_and_compare
 from cnnzoo.export.program import example_images, export_metadata, with_preprocessing
-from tests.helpers import ROOT
+from cnnzoo.models import info
 from tests.helpers.standalone import run_standalone
+from tests.helpers.zoo import SMALL_DEPTHS, shallow_params
 
 SUFFIXES = {"pt2": ".pt2", "onnx": ".onnx", "aoti": ".pt2"}
-DEFAULT_NETWORKS = sorted(
-    yaml.safe_load(path.read_text())["name"] for path in (ROOT / "conf" / "model").glob("[a-z]*.yaml")
-)
 
 
 def check_standalone(net, format_name, directory, *, preprocess=False):
@@ -56,10 +53,18 @@ def test_export_runs_without_cnnzoo(name, format_name, preprocess, build, tmp_pa
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("name", DEFAULT_NETWORKS)
-@pytest.mark.parametrize("format_name", SUFFIXES)
-def test_export_of_every_family(name, format_name, build, tmp_path):
-    check_standalone(build(name), format_name, tmp_path)
+@pytest.mark.parametrize(("name", "arguments"), [param for param in shallow_params() if not param.marks])
+@pytest.mark.parametrize("format_name", ["pt2", "onnx"])
+def test_export_of_every_family(name, arguments, format_name, build, tmp_path):
+    net = build(name, image_size=info(name).sizes("small")[0], num_classes=10, stem="small", **arguments)
+    check_standalone(net, format_name, tmp_path)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "densenet121"])  # a minute for each network
+def test_aoti_of_larger_networks(name, build, tmp_path):
+    net = build(name, image_size=32, num_classes=10, stem="small", **SMALL_DEPTHS[name])
+    check_standalone(net, "aoti", tmp_path)
 
 
 def test_export_safetensors_loads_again(lenet, tmp_path):

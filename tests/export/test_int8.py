@@ -8,7 +8,7 @@ from cnnzoo.data import Augment, Digits
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.export import int8
 from cnnzoo.export.formats import FileNetwork, load_onnx, write_onnx
-from tests.export.test_export import DEFAULT_NETWORKS
+from tests.helpers.zoo import shallow_params
 
 pytest.importorskip("torchao")
 
@@ -80,9 +80,9 @@ def test_quantize_of_a_relu_that_is_used_twice(batches):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("name", DEFAULT_NETWORKS)
-def test_quantize_of_every_family(name, build):
-    net = build(name, num_classes=10, stem="small")
+@pytest.mark.parametrize(("name", "arguments"), [param for param in shallow_params() if not param.marks])
+def test_quantize_of_every_family(name, arguments, build):
+    net = build(name, num_classes=10, stem="small", **arguments)
     images = torch.randn(8, net.arguments["in_channels"], 32, 32)
     quantized = int8.quantize(net, [images])
     with torch.no_grad():

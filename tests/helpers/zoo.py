@@ -27,6 +27,9 @@ ONE_PER_FAMILY = [
 ]
 SMALL_DEPTHS = {
     "densenet121": {"depths": (2, 3, 2, 2)},
+    "preresnet1001": {"depth": 2},
+    "resnet1202": {"depth": 2},
+    "resnet1202_stochastic_depth": {"depth": 2},
     "resnet110_stochastic_depth": {"depth": 2},
     "resnext50_32x4d": {"depths": (2, 2, 2, 2)},
 }
@@ -50,10 +53,15 @@ def name_params(*, torchvision_only: bool = False) -> list:
 def shallow_params() -> list:
     """Model names and arguments for `pytest.mark.parametrize`: one small network per family, and all with `-m zoo`.
 
-    Tracing a network takes time in proportion to its number of layers, which are of the same kinds in a small one.
+    Tracing a network takes time in proportion to its number of layers, which are of the same kinds in a small one. So
+    those of a thousand layers are small with `-m zoo` as well.
     """
+
+    def arguments(name: str, is_zoo: bool) -> dict[str, object]:
+        return {} if is_zoo and name in ONE_PER_FAMILY else SMALL_DEPTHS.get(name, {})
+
     return [
-        pytest.param(name, SMALL_DEPTHS.get(name, {}) if param.marks == () else {}, marks=param.marks, id=param.id)
+        pytest.param(name, arguments(name, bool(param.marks)), marks=param.marks, id=param.id)
         for param in name_params()
         for name in param.values
     ]

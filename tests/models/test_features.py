@@ -71,11 +71,11 @@ def test_out_indices_without_features_only_is_an_error():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "arguments"), shallow_params())
+@pytest.mark.parametrize(("name", "arguments"), [param for param in shallow_params() if not param.marks])
 def test_features_are_exported(name, arguments):
     net = create_model(name, in_channels=info(name).in_channels, features_only=True, **arguments)
     images = torch.randn(2, info(name).in_channels, info(name).input_size, info(name).input_size)
-    set_batch_norm_statistics(net, images)  # else an untrained network of 1,000 layers overflows
+    set_batch_norm_statistics(net, images)  # as after a training
     exported = torch.export.export(net.eval(), (images,)).module()
     with torch.no_grad():
         for expected, actual in zip(net(images), exported(images), strict=True):
