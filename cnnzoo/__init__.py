@@ -2,25 +2,28 @@
 
 `create_model(name)` builds a network, `list_models()` lists the names, `info(name)` returns the facts of a network,
 `load_run(directory)` loads a network that `train.py` has trained, and `predict_images(net, paths)` classifies image
-files. Torch is imported by their first use.
+files. `load_data(source)` gives the loaders of a data set for a training loop in plain PyTorch. Torch is imported by
+their first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnnzoo.data.load_data import load_data
     from cnnzoo.inference.load_run import load_run
     from cnnzoo.inference.networks import create_model
     from cnnzoo.models import info, list_models
     from cnnzoo.predict.predictor import predict_images
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "info", "list_models", "load_run", "predict_images"]
+__all__ = ["create_model", "info", "list_models", "load_data", "load_run", "predict_images"]
 
 _MODULES = {
     "create_model": "inference.networks",
     "info": "models",
     "list_models": "models",
+    "load_data": "data.load_data",
     "load_run": "inference.load_run",
     "predict_images": "predict.predictor",
 }

@@ -1,4 +1,4 @@
-"""`UserError`, the error for what a user can correct, and the error for unknown names."""
+"""`UserError`, the error for what a user can correct, that for code of the user, and the error for unknown names."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
@@ -11,6 +11,13 @@ class UserError(Exception):
 
     The jobs print only its message, on one line, and exit with code 1. The message names the key or file, the value
     found, what was expected, and what to type instead.
+    """
+
+
+class UserCodeError(UserError):
+    """An error that code of the user has raised, such as a network or a callback of their own; it is the `__cause__`.
+
+    Where the cause was raised in a file of the user, the jobs print its traceback from there on above the message.
     """
 
 

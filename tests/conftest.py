@@ -53,18 +53,19 @@ def shell():
 def fork(tmp_path_factory):
     """`fork("model=lenet", ...)` does as `shell`, in a fork of a process that has imported torch: 5 s less CPU time.
 
-    It has one thread. `job` names another script.
+    It has one thread. `job` names another script, and `statements` is Python that runs instead of it.
     """
     server, outputs = ForkServer(ROOT), tmp_path_factory.mktemp("outputs")
 
     def run(
-        *overrides: str, job: str = "train", cwd: Path | None = None, **environment: str
+        *overrides: str, job: str = "train", statements: str | None = None, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        files = {"out": outputs / "out", "err": outputs / "err"}
+        options = {"out": outputs / "out", "err": outputs / "err", "statements": statements, "timeout": 300}
         environment = {**os.environ, "COLUMNS": "120", **environment}
         argv = [str(ROOT / f"{job}.py"), *overrides]
-        code, _ = server.run(argv, cwd=cwd or ROOT, environment=environment, timeout=300, **files)
-        return subprocess.CompletedProcess(argv, code, *(path.read_text() for path in files.values()))
+        code, _ = server.run(argv, cwd=cwd or ROOT, environment=environment, **options)
+        texts = (options[name].read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(argv, code, *texts)
 
     yield run
     server.close()

@@ -1,10 +1,8 @@
 """`DataBenchmark`: fill each cache, measure each loader setting alone, then the most promising ones in training."""
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from statistics import median
@@ -23,12 +21,12 @@ from cnnzoo.benchmark.measure import (
     with_setting,
 )
 from cnnzoo.benchmark.settings import Measurement, choose_finalists, choose_simplest, loader_settings
+from cnnzoo.benchmark.timing import progress
 from cnnzoo.data.cache import available_memory
 from cnnzoo.data.datamodule import DataModule
-from cnnzoo.data.loaders.dali_loader import check_dali, dali_problem, unsupported_augmentation
+from cnnzoo.data.loaders.dali_loader import check_dali, dali_problem, unsupported_augmentation, unsupported_format
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
-from cnnzoo.runtime.console import TimeLeftEstimator, live_bar
 from cnnzoo.runtime.cpu import usable_cores
 from cnnzoo.runtime.formatting import format_bytes
 from cnnzoo.training.classifier import Classifier
@@ -54,7 +52,7 @@ class DataBenchmark:
         self.num_images = len(train) + len(val or ())  # that the cache of a training run holds
         self.sample_size = len(train)
         self.data, self.cache = data, data.cache
-        if train.paths is not None:
+        if train.has_files:
             self.sample_size = min(len(train), max(cfg.images, 2 * data.batch_size))
             source = SampledSource(data.source, self.sample_size)
             self.data = data.variant(source=source, cache=replace(data.cache, mode="none", resize=None))
@@ -64,7 +62,7 @@ class DataBenchmark:
         self.measurements = [
             Measurement(setting)
             for setting in loader_settings(
-                files=train.paths is not None,
+                files=train.has_files,
                 cores=self.cores,
                 mode=data.cache.mode,
                 resize=data.cache.resize,
@@ -131,7 +129,7 @@ class DataBenchmark:
     def measure(self) -> None:
         """Measure every setting alone, then the finalists in training. Each round measures all of them once."""
         seconds, rounds, measurements = self.cfg.seconds, self.cfg.rounds, self.fitting_measurements
-        with _progress("loaders alone", rounds * (len(measurements) + 1)) as next_step:
+        with progress("loaders alone", rounds * (len(measurements) + 1)) as next_step:
             for _ in range(rounds):
                 next_step("headspace")
                 self._measure_headspace()
@@ -143,7 +141,7 @@ class DataBenchmark:
         self.finalists = choose_finalists(
             measurements, self.headspace, cores=self.cores, on_cpu=on_cpu, limit=self.cfg.finalists
         )
-        with _progress("training", rounds * (len(self.finalists) + 1)) as next_step:
+        with progress("training", rounds * (len(self.finalists) + 1)) as next_step:
             for _ in range(rounds):
                 next_step("headspace")
                 self._measure_headspace()
@@ -178,7 +176,7 @@ class DataBenchmark:
 
     def _total_file_bytes(self, sample: Split) -> float:
         """Estimate the size of all files of the whole set from those of a sample."""
-        return sum(os.stat(sample.path(index)).st_size for index in range(len(sample))) / len(sample) * self.num_images
+        return sum(sample.file_size(index) for index in range(len(sample))) / len(sample) * self.num_images
 
 
 def _setting_text(measurement: Measurement) -> str:
@@ -194,31 +192,12 @@ def _loaders_to_measure(target: str, data: DataModule, device: torch.device) -> 
     if target == "DaliLoader":
         check_dali(data.augment, device)
         return ["dali"]
-    if target == "TorchLoader" or train is None or train.paths is None:
+    if target == "TorchLoader" or train is None or not train.has_files:
         return ["torch"]
+    data.resolve_input()
     dali_usable = (
         dali_problem(torch.version.cuda if device.type == "cuda" else None) is None
         and unsupported_augmentation(data.augment) is None
+        and unsupported_format(data.resolved_channels, data.bits) is None
     )
     return ["torch", "dali"] if dali_usable else ["torch"]
-
-
-@contextmanager
-def _progress(text: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar on a terminal, and log one line elsewhere.
-
-    Yields a function to call before each measurement with the name of the measurement.
-    """
-    done, time_left = -1, TimeLeftEstimator()
-    with live_bar() as bar:
-        if bar is None:
-            log.info("measuring %s", text)
-
-        def next_step(name: str) -> None:
-            nonlocal done
-            done += 1
-            if bar is not None:
-                seconds_left, count = time_left.estimate(done, total), f"{done}/{total}"
-                bar.show(f"measuring {text}", done, total, seconds_left=seconds_left, count=count, details=name)
-
-        yield next_step

@@ -2,8 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,16 @@ import torch
 from omegaconf import DictConfig
 
 from cnnzoo.benchmark import gpu_checks
+from cnnzoo.benchmark.check_config import chart_path
 from cnnzoo.benchmark.gpu_checks import GpuDatasetLoader
 from cnnzoo.benchmark.gpu_facts import host_to_device_rate, machine_facts
 from cnnzoo.benchmark.gpu_images import CLASSES, write_photographs
-from cnnzoo.benchmark.gpu_report import Report, SkippedError
+from cnnzoo.benchmark.gpu_report import Report, SkippedError, draw_shares
 from cnnzoo.benchmark.gpu_run_checks import check_memory, check_synchronizations
 from cnnzoo.benchmark.gpu_stress import WRONG_BATCHES, check_stress
 from cnnzoo.benchmark.gpu_training import SHARE_BAR, BuildTraining, ShareBenchmark, Training
+from cnnzoo.benchmark.measure import quiet_loggers
+from cnnzoo.benchmark.result_files import save_chart, typed_command
 from cnnzoo.data import Cache, DaliLoader, ImageFolder, TorchLoader
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.split import Split
@@ -42,9 +44,6 @@ LOADERS: dict[str, Callable[..., Any]] = {
     BY_WORKERS: partial(TorchLoader, gpu_budget=0),
 }
 """The paths from the cache in RAM to the GPU."""
-QUIET_LOGGERS = ("cnnzoo.data", "cnnzoo.callbacks", "cnnzoo.training.train")
-"""They would log every cache and every run."""
-
 log = logging.getLogger(__name__)
 
 
@@ -124,7 +123,8 @@ def run_gpu_benchmark(cfg: DictConfig, build: BuildTraining, device: torch.devic
     small = not on_gpu if cfg.small == "auto" else cfg.small
     sizes = SMALL if small else FULL
     facts = machine_facts(device)
-    report = Report(None if cfg.json is None else Path(cfg.json), {**facts, "small": small})
+    path = None if cfg.json is None else Path(cfg.json)
+    report = Report(path, {**facts, "small": small, "command": typed_command()})
     log_table(
         {
             "device": f"{facts['device']}, {facts['cores']} cores",
@@ -136,7 +136,7 @@ def run_gpu_benchmark(cfg: DictConfig, build: BuildTraining, device: torch.devic
     )
     log.info("")
     report.log_header()
-    with TemporaryDirectory(prefix="cnnzoo-benchmark-") as directory, _quiet_loggers():
+    with TemporaryDirectory(prefix="cnnzoo-benchmark-") as directory, quiet_loggers():
         GpuBenchmark(cfg, build, device, sizes, report, Path(directory)).run()
     log.info("")
     counts = report.to_dict()["counts"]
@@ -144,7 +144,7 @@ def run_gpu_benchmark(cfg: DictConfig, build: BuildTraining, device: torch.devic
         {
             "result": ", ".join(f"{count} {status}" for status, count in counts.items()),
             "time": f"{report.seconds:.0f} s",
-            **({} if cfg.json is None else {"json": str(cfg.json)}),
+            **({} if path is None else {"results": str(path), **_draw_chart(report, path)}),
         }
     )
     if report.failed:
@@ -309,18 +309,12 @@ class GpuBenchmark:
         ]
 
 
-@contextmanager
-def _quiet_loggers() -> Iterator[None]:
-    """Log only warnings of `QUIET_LOGGERS`."""
-    loggers = [logging.getLogger(name) for name in QUIET_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _draw_chart(report: Report, path: Path) -> dict[str, str]:
+    """Draw the chart of the results in `path` beside it. Returns what the final table says about it."""
+    results = [result for result in report.results if "shares" in result.details]
+    chart = chart_path(path)
+    draw = partial(draw_shares, results=results, bar=SHARE_BAR)
+    return {"chart": str(chart)} if results and save_chart(chart, draw, height=1.5 + 0.5 * len(results)) else {}
 
 
 def _cached(files: Split, mode: str, resize: int | None) -> Split:

@@ -22,6 +22,7 @@ from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
+from cnnzoo.sizes import as_size
 
 MEAN = (0.485, 0.456, 0.406)
 VARIANTS: dict[str, tuple[Augment, bool]] = {
@@ -120,7 +121,7 @@ def check_kernel(report: Report, split: Split, device: torch.device, image_size:
     require_kernel(device)
     for name, (augment, train) in VARIANTS.items():
         with report.checking(f"kernel, {name}"):
-            builder = BatchBuilder(split, augment, train, image_size, 3, SEED)
+            builder = BatchBuilder(split, augment, train, as_size(image_size), 3, SEED)
             requests = _requests(len(split), batch_size)
             largest = mean = 0.0
             for request, batch in zip(requests, GpuDataset(builder, device).build_batches(requests), strict=True):
@@ -139,7 +140,7 @@ def measure_kernel(
 ) -> float:
     """Seconds of the kernel for one batch of random-resized crops with flips, whose table is on the device."""
     require_kernel(device)
-    dataset = RecordingDataset(BatchBuilder(split, *VARIANTS["random_resized"], image_size, 3, SEED), device)
+    dataset = RecordingDataset(BatchBuilder(split, *VARIANTS["random_resized"], as_size(image_size), 3, SEED), device)
     for _ in dataset.build_batches(_requests(len(split), batch_size)):
         pass
 

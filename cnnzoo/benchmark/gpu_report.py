@@ -6,15 +6,18 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from cnnzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Status = Literal["pass", "fail", "skipped", "measured"]
 """A skipped check could not run on this machine. A measured figure has no bar here, such as a GPU's time on a CPU."""
@@ -176,3 +179,22 @@ def _format_figure(figure: float) -> str:
     if figure == int(figure) if math.isfinite(figure) else False:
         return f"{int(figure):,}"
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
+
+
+def draw_shares(figure: "Figure", *, results: Sequence[Result], bar: float) -> None:
+    """Training as a fraction of a hand-written loop, one group of bars for each network; `bar` is a line.
+
+    results: those whose details have "shares", by the name of the loader.
+    """
+    axes = figure.subplots()
+    loaders = list(results[0].details["shares"])
+    height = 0.8 / len(loaders)
+    for index, loader in enumerate(loaders):
+        positions = [row + (index + 0.5) * height - 0.4 for row in range(len(results))]
+        bars = axes.barh(positions, [result.details["shares"][loader] for result in results], height, label=loader)
+        axes.bar_label(bars, fmt="{:.3f}", padding=2, fontsize=7)
+    axes.set_yticks(range(len(results)), [result.check.partition(":")[0] for result in results])
+    axes.axvline(bar, color="black", linewidth=1)
+    axes.set_xlabel("training from RAM / hand-written loop")
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=len(loaders), fontsize=8)

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnzoo.benchmark.gpu_report import CheckError, Report, SkippedError, free_memory, one_line
 from cnnzoo.benchmark.measure import (
     MIN_STEPS,
+    WARMUP_STEPS,
     HeldBatch,
     RepeatedSampler,
     TrainerFactory,
@@ -33,6 +34,14 @@ ENDLESS_PASSES = 10**6
 """Repetitions of the images in an epoch, so that no epoch ends: that of ImageNet has 10,000 batches."""
 STEP_CALLBACKS = ("NanGuard", "Throughput", "GradientNorm", "GpuStats")
 """The default callbacks that act in each step. The others act before the first step or after an epoch."""
+STEP_OVERRIDES = (
+    "callbacks=none",
+    *(f"+callbacks.{name.lower()}._target_=cnnzoo.callbacks.{name}" for name in STEP_CALLBACKS),
+    "trainer.max_epochs=1",
+    "trainer.limit_val_batches=0",
+)
+"""For the configuration of `train`, to measure its steps. Also set the learning rate to 0: the weights could diverge,
+and NaNs change the speed."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,9 @@ class ShareBenchmark:
     ) -> None:
         self.loaders, self.device = loaders, device
         self.limits: dict[str, Any] = {"seconds": seconds, "max_images": max_images, "warmup_steps": warmup_steps}
-        callbacks = [f"+callbacks.{name.lower()}._target_=cnnzoo.callbacks.{name}" for name in STEP_CALLBACKS]
         self.networks: dict[str, NetworkShares] = {}
         for name, overrides in networks.items():
-            # The learning rate is 0, because the weights could diverge, and NaNs change the speed.
-            endless = ["optimizer.lr=0", "trainer.max_epochs=1", "trainer.limit_val_batches=0"]
-            training = build([*overrides, "callbacks=none", *callbacks, *endless])
+            training = build([*overrides, "optimizer.lr=0", *STEP_OVERRIDES])
             self.networks[name] = NetworkShares(training, rates={loader: [] for loader in loaders})
         first = next(iter(self.networks.values())).training.data
         first.setup("fit")
@@ -167,24 +173,35 @@ def with_loader(data: DataModule, loader: Callable[..., Any], *, endless: bool =
 
 
 def measure_hand_loop(
-    training: Training, data: DataModule, device: torch.device, *, seconds: float, max_images: float, warmup_steps: int
+    training: Training,
+    data: DataModule,
+    device: torch.device,
+    *,
+    seconds: float,
+    max_images: float = float("inf"),
+    warmup_steps: int = WARMUP_STEPS,
+    net: nn.Module | None = None,
 ) -> float:
     """Images per second of a loop of forward, backward and `optimizer.step()` on one batch that stays on the device.
 
     Memory format, precision, optimizer, loss and normalization are those of `training`.
+
+    net: another network, without auxiliary heads, than that of `training`.
     """
     classifier = training.classifier
     torch.backends.cudnn.benchmark = bool(training.cfg.trainer.benchmark)  # as the trainer sets it
     held = data.variant(loader=partial(HeldBatch, batch_device=device)).build_loader("train").batch
-    net = classifier.net.to(device, memory_format=classifier.memory_format).train()
-    optimizer = build_optimizer(classifier.optimizer, net)
+    aux_weight = classifier.aux_weight if net is None else 0.0
+    trained: Any = classifier.net if net is None else net
+    trained = trained.to(device, memory_format=classifier.memory_format).train()
+    optimizer = build_optimizer(classifier.optimizer, trained)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.cfg.trainer.precision == "bf16-mixed")
     images, start = 0, 0.0
     for step in count(1):
         inputs, labels = data.on_after_batch_transfer(held, 0)
         optimizer.zero_grad()
         with autocast:
-            loss = _loss(classifier, inputs, labels)
+            loss = _loss(trained, inputs, labels, aux_weight)
         loss.backward()
         optimizer.step()
         if step == warmup_steps:
@@ -201,12 +218,12 @@ def measure_hand_loop(
     return rate
 
 
-def _loss(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+def _loss(net: Any, images: Tensor, labels: Tensor, aux_weight: float) -> Tensor:
     """Cross-entropy, with the auxiliary losses as in training."""
-    if not classifier.aux_weight:
-        return F.cross_entropy(classifier.net(images), labels)
-    logits, aux_logits = classifier.net.forward_with_aux(images)
+    if not aux_weight:
+        return F.cross_entropy(net(images), labels)
+    logits, aux_logits = net.forward_with_aux(images)
     loss = F.cross_entropy(logits, labels)
     for aux in aux_logits:
-        loss = loss + classifier.aux_weight * F.cross_entropy(aux, labels)
+        loss = loss + aux_weight * F.cross_entropy(aux, labels)
     return loss

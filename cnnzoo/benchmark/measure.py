@@ -1,9 +1,10 @@
 """Measure images per second: of a loader alone, of training with a loader, and of training on one batch in memory."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,8 @@ from cnnzoo.training.lightning_internals import direct_hook_calls
 WARMUP_STEPS = 3  # training steps before the clock starts, in which libraries choose their algorithms
 MIN_STEPS = 5  # training steps that are measured, however long they take
 ENDLESS_LENGTH = 2**31  # number of batches of an epoch that never ends
+QUIET_LOGGERS = ("cnnzoo.data", "cnnzoo.callbacks", "cnnzoo.training.train")
+"""They would log every cache and every run."""
 
 TrainerFactory = Callable[..., pl.Trainer]  # called with callbacks
 
@@ -37,9 +40,8 @@ class SampledSource:
     def __init__(self, source: Source, images: int) -> None:
         train = source.split("train")
         assert train is not None
-        assert train.paths is not None
         indices = np.linspace(0, len(train) - 1, images).astype(np.int64)
-        self._train = replace(train, labels=train.labels[indices], paths=train.paths[indices])
+        self._train = train.select(indices)
 
     def split(self, name: str) -> Split | None:
         return self._train if name == "train" else None
@@ -196,9 +198,9 @@ def drop_page_cache(split: Split) -> None:
     """Remove the files of the split from the operating system's page cache, where it has a call for that."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for index in range(len(split)):
+    for path in split.files():
         try:
-            file = os.open(split.path(index), os.O_RDONLY)
+            file = os.open(path, os.O_RDONLY)
         except OSError:  # the cache or the loader reports the file
             continue
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -209,6 +211,20 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all work that was submitted to it."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+@contextmanager
+def quiet_loggers() -> Iterator[None]:
+    """Log only warnings of `QUIET_LOGGERS`."""
+    loggers = [logging.getLogger(name) for name in QUIET_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _endless_batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from itertools import groupby
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from cnnzoo.benchmark.settings import Measurement
 from cnnzoo.callbacks.bottleneck import DATA_WAIT_THRESHOLD
 from cnnzoo.runtime.formatting import format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def results_table(measurements: Sequence[Measurement], headspace: float, best: Measurement) -> Table:
@@ -76,6 +79,21 @@ def result_rows(measurements: Sequence[Measurement], headspace: float, best: Mea
         }
         for m in measurements
     ]
+
+
+def draw_results(figure: "Figure", *, measurements: Sequence[Measurement], headspace: float) -> None:
+    """Bars of the images per second of the loaders alone, and of training; a line for training without loading."""
+    measured = [m for m in measurements if m.loader_rates]
+    names = [f"{m.setting.cache_text}, {m.setting.workers_text}" for m in measured]
+    axes = figure.subplots()
+    axes.barh(names, [m.loader_rate for m in measured], color="lightgray", label="loader alone")
+    training = [m.training_rate if m.training_rates else 0.0 for m in measured]
+    axes.barh(names, training, height=0.4, color="C0", label="training")
+    axes.axvline(headspace, color="C1", label="training without loading")
+    axes.set_xlabel("images per second")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
 
 
 def bottleneck_text(best: Measurement, headspace: float) -> str:

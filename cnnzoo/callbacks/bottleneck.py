@@ -53,7 +53,7 @@ def suggest_change(loader: TorchLoader | DaliLoader, cores: int) -> str:
     if getattr(loader, "images_on_gpu", False):
         return ""
     split = loader.split
-    if split.paths is None:
+    if not split.has_files:
         return "loader.workers=1, which builds batches in advance" if not loader.workers else ""
     cached_fraction = 0.0 if split.store is None else split.store.num_cached / len(split)
     if not cached_fraction:

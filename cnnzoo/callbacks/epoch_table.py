@@ -23,6 +23,7 @@ METRIC_COLUMNS = {
     "val loss": "val/loss",
     "val acc1": "val/acc1",
 }
+MULTILABEL_COLUMNS = {"loss": "train/loss_epoch", "val loss": "val/loss", "val map": "val/map", "val f1": "val/f1"}
 ROWS_PER_HEADER = 20
 """The header is repeated after this many rows."""
 
@@ -67,7 +68,8 @@ class EpochTable(Callback):
             if self._has_validation or not name.startswith("val/")
         }
         cells = {"epoch": epoch_label(trainer)}
-        for title, name in METRIC_COLUMNS.items():
+        is_multilabel = getattr(pl_module, "task", None) == "multilabel"
+        for title, name in (MULTILABEL_COLUMNS if is_multilabel else METRIC_COLUMNS).items():
             cells[title] = f"{float(metrics[name]):.4f}" if name in metrics else "-"
         throughput = next((callback for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
         if throughput is not None:

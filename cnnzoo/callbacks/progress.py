@@ -3,17 +3,14 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 
 from cnnzoo.checks import check_number
-from cnnzoo.data.cache.fill import Report, log_progress
-from cnnzoo.runtime.console import LiveBar, TimeLeftEstimator, is_live_terminal, live_bar
-from cnnzoo.runtime.formatting import format_bytes, format_duration
+from cnnzoo.runtime.console import LiveBar, TimeLeftEstimator, is_live_terminal
+from cnnzoo.runtime.formatting import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -173,30 +170,6 @@ class ProgressBar(LightningProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-@contextmanager
-def cache_progress(total: int) -> Iterator[Report]:
-    """Show the progress of filling a cache of `total` images: a bar on a terminal, log lines elsewhere."""
-    with live_bar() as bar:
-        if bar is None:
-            with log_progress(total) as report:
-                yield report
-            return
-        start, estimator = time.perf_counter(), TimeLeftEstimator()
-
-        def show(done: int, used_bytes: int) -> None:
-            images_per_second = done / max(time.perf_counter() - start, 1e-9)
-            bar.show(
-                "filling cache",
-                done,
-                total,
-                seconds_left=estimator.estimate(done, total),
-                count=f"{done:,}/{total:,}",
-                details=f"{images_per_second:,.0f} images/s  {format_bytes(used_bytes)}",
-            )
-
-        yield show
 
 
 def latest_metrics(trainer: Trainer) -> dict[str, str]:

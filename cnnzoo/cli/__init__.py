@@ -25,16 +25,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cnnzoo.cli import sweep
 from cnnzoo.cli.options import sort_arguments
-from cnnzoo.cli.overrides import CONF, ConfigTree, parse_override, quote
+from cnnzoo.cli.overrides import ConfigTree, parse_override, quote
 from cnnzoo.cli.resume import expand_resume, merge_run_config, resumed_config
 from cnnzoo.cli.run_dir import remove_unused_run_dir
 from cnnzoo.cli.validate import error_line, prepare
-from cnnzoo.errors import UserError
+from cnnzoo.errors import UserCodeError, UserError
 from cnnzoo.runtime import distributed
 from cnnzoo.runtime.command import config_options, record_command
-from cnnzoo.runtime.files import check_current_directory, check_utf8
+from cnnzoo.runtime.files import CONF, check_current_directory, check_utf8
 from cnnzoo.runtime.interrupts import raise_at_sigint
 from cnnzoo.runtime.stdout import exit_at_stdout_error, prepare_streams
+from cnnzoo.runtime.user_code import add_current_directory, locate, user_traceback
 
 __all__ = ["CONF", "ConfigTree", "compose", "instantiate", "prepare", "run", "typed_keys", "was_typed"]
 
@@ -61,6 +62,7 @@ def run(main: Callable[[DictConfig], float | None], *, job: str, help_text: str)
     try:
         distributed.check_rank_variables()
         check_current_directory()
+        add_current_directory()
         for argument in command:
             check_utf8(argument)
         argv = sort_arguments(distributed.strip_lightning_overrides(command[1:]))
@@ -148,6 +150,8 @@ def _exit_with_error(error: UserError, *, run_dir: str | None = None) -> NoRetur
         raise error
     if not distributed.is_rank_zero():
         time.sleep(5)  # if rank 0 has the same error, it prints it and ends this rank meanwhile
+    if isinstance(error, UserCodeError):
+        print(user_traceback(error.__cause__), file=sys.stderr, end="")
     print(error_line(error), file=sys.stderr, flush=True)
     distributed.abort_run_dir()
     if run_dir is not None and distributed.is_rank_zero():
@@ -207,7 +211,11 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
     node: the part of the configuration to instantiate.
     key: the key of `node`, which the error names.
     arguments: further arguments of the call.
+
+    Raises UserError for a target that does not exist, and UserCodeError for what a target raises.
     """
+    for path, target in _targets(node, key):
+        locate(f"{path}._target_", target)
     try:
         return hydra.utils.instantiate(node, **arguments)
     except InstantiationException as error:
@@ -215,4 +223,12 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-        raise UserError(f"{key}: {' '.join(lines[:2])}") from error
+        raise UserCodeError(f"{key}: {' '.join(lines[:2])}") from cause
+
+
+def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Each class or function that instantiating `node` calls, with the key of its node."""
+    if isinstance(node, DictConfig) and node.get("_target_") is not None:
+        yield key, str(node._target_)
+    for name in map(str, node if isinstance(node, DictConfig) else ()):
+        yield from _targets(node[name], f"{key}.{name}")

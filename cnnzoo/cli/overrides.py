@@ -20,12 +20,11 @@ from cnnzoo.cli.model_names import FAMILIES
 from cnnzoo.cli.suggestions import suggest_override
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime.command import job_command, search_path_override
+from cnnzoo.runtime.files import CONF
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-"""The configuration: in the package where it was installed from a wheel, beside the package in a checkout."""
 PATH_KEYS = (
     "data.root",
+    "data.path",
     "data.cache.persist",
     "model.weights",
     "run_dir",
@@ -37,6 +36,8 @@ PATH_KEYS = (
     "out",
 )
 """Keys whose values are paths: they are taken literally, except that `~` is expanded."""
+TEXT_KEYS = ("data.label_separator",)
+"""Keys whose values are taken literally."""
 
 
 def override_args(argv: list[str]) -> list[str]:
@@ -52,13 +53,13 @@ def quote(key: str, value: str) -> str:
 
 
 def quote_path(override: str) -> str:
-    """`data.root=~/a b,c` -> `data.root='/home/me/a b,c'`; overrides of other keys are returned unchanged.
+    """`data.root=~/a b,c` -> `data.root='/home/me/a b,c'`; as for `TEXT_KEYS`; others are returned unchanged.
 
     Hydra's grammar rejects some characters of paths, and takes a comma for a list of values. Raises UserError for a
     `~user` who does not exist.
     """
     match = re.fullmatch(r"(\+{0,2})([\w.]+)=(.+)", override, flags=re.DOTALL)
-    if match is None or match[2] not in PATH_KEYS:
+    if match is None or match[2] not in (*PATH_KEYS, *TEXT_KEYS):
         return override
     plus, key, value = match.groups()
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
@@ -66,6 +67,8 @@ def quote_path(override: str) -> str:
         return override
     if key == "images" and re.fullmatch(r"-?[\d.]+", value):  # a number of images, which is a key of benchmark
         return override
+    if key in TEXT_KEYS:
+        return quote(plus + key, value)
     path = os.path.expanduser(value)
     if path.startswith("~"):
         raise UserError(f"{override}: there is no home directory {path.split('/')[0]}; type the whole path")
@@ -210,6 +213,22 @@ class ConfigTree:
             except OmegaConfBaseException:
                 return None
         return cfg
+
+
+def add_network_arguments(tree: ConfigTree, overrides: list[Override]) -> list[Override]:
+    """`model.args.width=8` as `++model.args.width=8` for a network of the user, whose arguments are not in `conf/`."""
+    plain = [o for o in overrides if o.type is OverrideType.CHANGE and o.key_or_group.startswith("model.args.")]
+    if not plain:
+        return overrides
+    groups = tree.default_choices()
+    choices = [str(o.input_line) for o in overrides if o.key_or_group in groups and not o.is_sweep_override()]
+    try:
+        model = tree.compose(choices).get("model")
+    except UserError:  # `prepare` reports it in its own words
+        return overrides
+    if model is None or "target" not in list(model):
+        return overrides
+    return [parse_override(f"++{o.input_line}") if o in plain else o for o in overrides]
 
 
 def config_tree(argv: Sequence[str], job: str) -> ConfigTree:

@@ -30,6 +30,7 @@ HABITS = {
     "clip_grad": "trainer.gradient_clip_val=",
     "cpu": "trainer=cpu",
     "cudnn_benchmark": "trainer.benchmark=",
+    "data.dir": "data.root=",
     "data_dir": "data.root=",
     "data_path": "data.root=",
     "data_root": "data.root=",
@@ -43,6 +44,7 @@ HABITS = {
     "early_stopping": "callbacks.early_stopping.patience=",
     "epoch": "trainer.max_epochs=",
     "epochs": "trainer.max_epochs=",
+    "fit": "data.fit=",
     "fp16": "trainer.precision=16-mixed",
     "fused": "optimizer.fused=",
     "gpu": "trainer=gpu",
@@ -86,6 +88,7 @@ HABITS = {
     "size": "data.image_size=",
     "smoothing": "label_smoothing=",
     "stem": "model.stem=",
+    "target": "model=custom",
     "tensorboard": "logger=tensorboard",
     "torch_compile": "compile=",
     "wandb": "logger=wandb",
@@ -100,6 +103,10 @@ HABITS = {
 
 
 CHOICE_HABITS = {
+    ("data", "huggingface"): "hf",
+    ("data", "tar"): "webdataset",
+    ("data", "tsv"): "csv",
+    ("data", "wds"): "webdataset",
     ("scheduler", "none"): "constant",
     ("scheduler", "cosineannealing"): "cosine",
     ("trainer", "cuda"): "gpu",

@@ -166,7 +166,9 @@ def write_summary(sweep_dir: Path) -> list[dict[str, Any]]:
     values = {job.number: dict(_split_override(override) for override in job.overrides) for job in jobs}
     keys = dict.fromkeys(key for job_values in values.values() for key in job_values)
     varied = [key for key in keys if len({job_values.get(key) for job_values in values.values()}) > 1]
-    metrics = dict.fromkeys([metric, "val/acc1", "test/acc1", "seconds"])
+    is_multilabel = any("val/map" in job.results for job in jobs)
+    names = ("val/map", "test/map") if is_multilabel else ("val/acc1", "test/acc1")
+    metrics = dict.fromkeys([metric, *names, "seconds"])
     rows = [
         {
             "job": job.number,

@@ -15,7 +15,7 @@ from cnnzoo.cli import sweep
 from cnnzoo.cli.help_page import help_page
 from cnnzoo.cli.model_names import FAMILIES, check_model_name
 from cnnzoo.cli.options import sort_arguments
-from cnnzoo.cli.overrides import ConfigTree, config_tree, parse_override, quote, quote_path
+from cnnzoo.cli.overrides import ConfigTree, add_network_arguments, config_tree, parse_override, quote, quote_path
 from cnnzoo.cli.run_dir import check_run_dir
 from cnnzoo.cli.suggestions import CHOICE_HABITS, did_you_mean
 from cnnzoo.errors import UserError, list_choices, unknown
@@ -64,6 +64,7 @@ def prepare(argv: list[str], *, job: str, help_text: str) -> tuple[list[str], li
         return argv, []
     checks = _Checks(tree, job, multirun=args.multirun)
     overrides = [override for line in args.overrides if (override := checks.replace_null(parse_override(line)))]
+    overrides = add_network_arguments(tree, overrides)
     argv = [*argv[: len(argv) - len(args.overrides)], *(str(override.input_line) for override in overrides)]
     sweeps: list[Override] = []  # those with several values, without the values that do not exist
     first_job, dropped = [], []  # the overrides of the sweep's first job; those of the only job without a sweep
@@ -204,6 +205,8 @@ class _Checks:
             return UserError(f"{group}={name}: expected a name without directory and suffix; type {group}={stem}")
         if choice := CHOICE_HABITS.get((group, name.lower())):
             return UserError(f"{group}={name}: it is called {choice} here; type {group}={choice}")
+        if group == "data" and name.lower().endswith((".csv", ".tsv")):
+            return UserError(f"data={name}: data= takes the name of a data set; type data=csv data.path={name}")
         if group == "data" and (re.search(r"[/\\.~]", name) or Path(name).is_dir()):
             return UserError(f"data={name}: data= takes the name of a data set; type data=folder data.root={name}")
         if group != "model":
@@ -341,7 +344,7 @@ def has_key(cfg: DictConfig, key: str) -> bool:
     """Whether the configuration has this dotted key."""
     node: Any = cfg
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
+        if not isinstance(node, DictConfig) or part not in list(node):  # `in node` is false for a key without a value
             return OmegaConf.is_list(node) and part.isdigit()
         node = node._get_node(part)
     return True

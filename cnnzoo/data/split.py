@@ -1,15 +1,17 @@
-"""A data set split (labels, with pixels or file paths), the protocol of a data set, and stratified splitting."""
+"""A data set split (labels, with pixels or files), the protocol of a data set, and stratified splitting."""
 
 import math
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnzoo.checks import check_int
 from cnnzoo.data.counter_rng import SPLIT_STREAM, permutation
+from cnnzoo.data.transforms.decode import read_file
 from cnnzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,26 +20,100 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 
 
+class ImageReader(Protocol):
+    """Reads image files that are parts of larger files: members of archives or rows of tables.
+
+    Worker processes get a copy of it, so it holds arrays instead of an object for each image.
+    """
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the larger files."""
+        ...
+
+    def read(self, row: int) -> bytes:
+        """The content of an image file. Raises OSError or ValueError if it cannot be read."""
+        ...
+
+    def name(self, row: int) -> str:
+        """The larger file and the place in it, for messages: "train-000.tar: 0007.jpg"."""
+        ...
+
+    def positions(self) -> bytes:
+        """Which part of which file each image is. With the sizes and times of `files`, it identifies all images."""
+        ...
+
+
 @dataclass(frozen=True)
 class Split:
-    """N labels and the images they belong to: either `pixels` or `paths`.
+    """N labels and the images they belong to: `pixels`, or files, which are `paths` or the `rows` of a `reader`.
 
     Each array is one block of memory without Python objects, so forked workers share it without copying pages.
     """
 
-    labels: npt.NDArray[np.int64]  # (N,)
+    labels: npt.NDArray[Any]  # int64 (N,); of a multi-label set uint8 (N, num_classes): 1 for the classes of an image
     pixels: npt.NDArray[np.uint8] | None = None  # (N, H, W, C)
     paths: npt.NDArray[np.bytes_] | None = None  # (N,), encoded by os.fsencode
-    store: "ImageStore | None" = None  # the cached images of `paths`
+    store: "ImageStore | None" = None  # the cached images, if they are files
     cache_decodes: bool = False  # `store` has pixels instead of files, or will have them once it is filled
+    reader: ImageReader | None = None
+    rows: npt.NDArray[np.int64] | None = None  # (N,), of `reader`
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files, or parts of files, that must be read and decoded."""
+        return self.pixels is None
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of a multi-label set; None of a set with one label per image."""
+        return self.labels.shape[1] if self.labels.ndim == 2 else None
 
     def path(self, index: int) -> str:
         """The path of image `index`."""
         assert self.paths is not None
         return os.fsdecode(self.paths[index])
+
+    def read(self, index: int) -> bytes:
+        """The content of the file of image `index`. Raises OSError or ValueError if it cannot be read."""
+        if self.paths is not None:
+            return read_file(self.path(index))
+        assert self.reader is not None
+        assert self.rows is not None
+        return self.reader.read(int(self.rows[index]))
+
+    def name(self, index: int) -> str:
+        """What messages call the file of image `index`: its path, or the file that contains it and its place there."""
+        if self.paths is not None:
+            return self.path(index)
+        assert self.reader is not None
+        assert self.rows is not None
+        return self.reader.name(int(self.rows[index]))
+
+    def file_size(self, index: int) -> int:
+        """The number of bytes of the file of image `index`."""
+        return len(self.read(index)) if self.paths is None else os.stat(self.path(index)).st_size
+
+    def files(self) -> Sequence[str]:
+        """The paths of all files that are read: one for each image, or those that contain several images."""
+        if self.paths is not None:
+            return [self.path(index) for index in range(len(self))]
+        return () if self.reader is None else self.reader.files
+
+    def positions(self) -> bytes:
+        """Where each image is: with the sizes and times of `files`, it identifies all images; b"" for `pixels`."""
+        if self.paths is not None:
+            return self.paths.tobytes()
+        return b"" if self.reader is None or self.rows is None else self.reader.positions() + self.rows.tobytes()
+
+    def select(self, indices: npt.NDArray[Any]) -> "Split":
+        """A split of the images `indices`, without their cache."""
+        arrays = {"labels": self.labels, "pixels": self.pixels, "paths": self.paths, "rows": self.rows}
+        selected: dict[str, Any] = {name: None if array is None else array[indices] for name, array in arrays.items()}
+        return replace(self, **selected, store=None)
 
 
 class Source(Protocol):
@@ -79,15 +155,19 @@ def reject_root(name: str, root: str | None) -> None:
 
 
 def stratified_split(
-    labels: npt.NDArray[np.int64], fraction: float, seed: int
+    labels: npt.NDArray[Any], fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Split the indices of `labels` into (rest, part), both ascending; `part` gets `fraction` of each class.
 
     The result depends on the arguments only. The size of `part` is rounded up, and each class's share is rounded down.
     The classes that lost most by rounding down get the remaining images. Every class has at least one image in both
-    results. Raises ValueError if a class has fewer than two images, and UserError if `seed` is not a whole number >= 0.
+    results. Multi-hot labels (N, num_classes) are split by `rarest_classes`.
+
+    Raises ValueError if a class has fewer than two images, and UserError if `seed` is not a whole number >= 0.
     """
     check_int("data.split_seed", seed, minimum=0)
+    if labels.ndim == 2:
+        labels = rarest_classes(labels)
     classes, counts = np.unique(labels, return_counts=True)
     if len(counts) and counts.min() < 2:
         raise ValueError(f"class {classes[counts.argmin()]} has one image, expected at least two to split it")
@@ -103,7 +183,22 @@ def stratified_split(
     return np.flatnonzero(~in_part), np.flatnonzero(in_part)
 
 
-def train_val_test_split(labels: npt.NDArray[np.int64], seed: int) -> dict[str, npt.NDArray[np.int64]]:
+def rarest_classes(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """A group for each image of a multi-label set, int64 (N,): its class with the fewest images; -1 without a class.
+
+    A split by these groups has the right fraction of each rare class, and nearly so of the others. Groups of fewer than
+    three images cannot be in train, val and test, and join the largest group.
+    """
+    groups = np.full(len(labels), -1, np.int64)
+    for label in np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable"):  # the last one is the rarest
+        groups[labels[:, label] > 0] = label
+    names, rows, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(counts):
+        groups[counts[rows] < 3] = names[counts.argmax()]
+    return groups
+
+
+def train_val_test_split(labels: npt.NDArray[Any], seed: int) -> dict[str, npt.NDArray[np.int64]]:
     """Indices of train, val and test, stratified. Test is a fifth of all images, val a tenth of the rest."""
     rest, test = stratified_split(labels, 1 / 5, seed)
     train, val = stratified_split(labels[rest], 1 / 10, seed)

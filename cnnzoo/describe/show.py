@@ -11,12 +11,15 @@ from torch import nn
 from cnnzoo.checks import check_int
 from cnnzoo.describe.blocks import BLOCKS
 from cnnzoo.describe.tables import LEGEND, layer_rows, layer_table, make_console, shape_text, write_csv, zoo_table
-from cnnzoo.describe.trace import Layer, trace_layers
+from cnnzoo.describe.trace import Layer, trace_copy, trace_layers
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.models import Info, create_model, info, list_models
+from cnnzoo.models.custom import DEFAULT_IMAGE_SIZE, KEY, build_custom, image_channels
 from cnnzoo.models.factory import config_overrides
 from cnnzoo.models.input_spec import resolve_input
+from cnnzoo.models.output_check import check_output
 from cnnzoo.runtime.command import job_command
+from cnnzoo.sizes import Size, as_size, check_size
 
 SMALL_IMAGE_SIZE = 32
 """Default image size of the small stem, in pixels."""
@@ -27,23 +30,59 @@ def show_network(cfg: DictConfig) -> None:
 
     Raises `UserError` if the network cannot be built with these settings or does not accept the image size.
     """
+    if "target" in cfg.model:
+        show_custom_network(cfg)
+        return
     facts = info(cfg.model.name)
     if facts.family != cfg.model.family:
         raise UserError(f"model.name={facts.name}: it is of the family {facts.family}; also type model={facts.family}")
-    for key, value in (("picture", cfg.picture), ("model.weights", cfg.model.weights)):
-        if value is not None:
-            raise UserError(f"{key}={value}: not used for the table of a network; leave it out")
+    _reject_unused(cfg)
     if cfg.model.num_classes is not None:
         check_int("num_classes", cfg.model.num_classes, minimum=1, note=f"for {facts.name}")
     module, stem, input_shape = _build(cfg, facts)
-    net = trace_layers(module, input_shape)
-    depth = _resolve_depth(cfg.depth, net)
     stem_text = f" ({stem} stem)" if facts.small_min_size else ""
+    title = f"[bold]{facts.name}[/]{stem_text}: {facts.paper.title}, {facts.paper.year}"
+    accuracy = facts.accuracy
+    note = f"Published accuracy: top-1 {100 * accuracy.top1:.2f} % ({accuracy.source})." if accuracy else ""
+    _print_layers(cfg, title, module, trace_layers(module, input_shape), input_shape, note)
+
+
+def show_custom_network(cfg: DictConfig) -> None:
+    """Print a network of the user layer by layer, and write the table to `cfg.csv`.
+
+    Raises `UserError` if it cannot be built, if it does not accept the images, and if it cannot be traced.
+    """
+    _reject_unused(cfg)
+    channels, model = _optional_int("channels", cfg.channels), cfg.model
+    args: Any = OmegaConf.to_container(model.args, resolve=True)
+    module = build_custom(
+        model.target,
+        args,
+        name=model.name,
+        num_classes=model.num_classes,
+        in_channels=channels,
+        classes_argument=model.classes_argument,
+        channels_argument=model.channels_argument,
+    )
+    shape = channels or image_channels(module) or 3, *(_optional_size(cfg.image_size) or as_size(DEFAULT_IMAGE_SIZE))
+    hint = "type another image_size or channels, or HYDRA_FULL_ERROR=1 before the command for the traceback"
+    check_output(module, f"{KEY}={model.target}", [shape], model.num_classes, error_hint=hint)
+    net = trace_copy(module, shape)
+    if net is None:
+        raise UserError(f"{KEY}={model.target}: its layers cannot be listed, because it reads the values of tensors")
+    _print_layers(cfg, f"[bold]{model.target}[/]", module, net, shape)
+
+
+def _print_layers(
+    cfg: DictConfig, title: str, module: nn.Module, net: Layer, shape: tuple[int, ...], note: str = ""
+) -> None:
+    """Print the table of a traced network, and write it to `cfg.csv`; `note` follows the table."""
+    depth = _resolve_depth(cfg.depth, net)
     if cfg.csv is not None:
         write_csv(Path(cfg.csv), layer_rows(net, depth))
     console = make_console()
-    console.print(f"[bold]{facts.name}[/]{stem_text}: {facts.paper.title}, {facts.paper.year}\n")
-    console.print(layer_table(net, input_shape, depth, console.width))
+    console.print(f"{title}\n")
+    console.print(layer_table(net, shape, depth, console.width))
     console.print(f"\n{LEGEND}", style="dim")
     if depth < net.depth:
         console.print(f"{depth} of {net.depth} levels are shown (depth={depth}); depth=all shows all.", style="dim")
@@ -52,10 +91,8 @@ def show_network(cfg: DictConfig) -> None:
         console.print(
             f"Not in the table: {_unused_modules(module, net)}; {unused:,} parameters, used in training only."
         )
-    if facts.accuracy:
-        console.print(
-            f"Published accuracy: top-1 {100 * facts.accuracy.top1:.2f} % ({facts.accuracy.source}).", markup=False
-        )
+    if note:
+        console.print(note, markup=False)
     if cfg.csv is not None:
         console.print(f"Wrote {cfg.csv}", markup=False, soft_wrap=True)
 
@@ -71,7 +108,7 @@ def show_block(cfg: DictConfig) -> None:
             raise UserError(f"{key} and block={cfg.block} cannot be combined: leave one out")
     comparison = BLOCKS[cfg.block]
     channels = _optional_int("channels", cfg.channels) or comparison.channels
-    size = _optional_int("image_size", cfg.image_size) or comparison.image_size
+    shape = channels, *(_optional_size(cfg.image_size) or as_size(comparison.image_size))
     if channels % comparison.channels_multiple:
         raise UserError(f"channels={channels}: block={cfg.block} expects a multiple of {comparison.channels_multiple}")
     console = make_console()
@@ -79,9 +116,9 @@ def show_block(cfg: DictConfig) -> None:
     blocks = {}
     for name, build in comparison.blocks.items():
         with torch.device("meta"):
-            block = blocks[name] = trace_layers(build(channels), (channels, size, size))
+            block = blocks[name] = trace_layers(build(channels), shape)
         console.print(f"\n[bold]{name}[/]")
-        console.print(layer_table(block, (channels, size, size), block.depth, console.width))
+        console.print(layer_table(block, shape, block.depth, console.width))
     (first_name, first), (second_name, second) = blocks.items()
     macs, parameters = first.multiply_accumulates / second.multiply_accumulates, first.parameters / second.parameters
     shapes = ""
@@ -169,7 +206,7 @@ def _build(cfg: DictConfig, facts: Info) -> tuple[nn.Module, str, tuple[int, int
         facts,
         proposed_size=SMALL_IMAGE_SIZE if small else facts.input_size,
         proposed_channels=facts.in_channels,
-        requested_size=_optional_int("image_size", cfg.image_size),
+        requested_size=_optional_size(cfg.image_size),
         requested_channels=_optional_int("channels", cfg.channels),
         stem=cfg.model.stem,
         key="image_size",
@@ -186,11 +223,21 @@ def _build(cfg: DictConfig, facts: Info) -> tuple[nn.Module, str, tuple[int, int
             stem=input_spec.stem,
             **config_overrides(args),
         )
-    return net, input_spec.stem, (input_spec.channels, input_spec.image_size, input_spec.image_size)
+    return net, input_spec.stem, (input_spec.channels, *input_spec.image_size)
+
+
+def _reject_unused(cfg: DictConfig) -> None:
+    for key, value in (("picture", cfg.picture), ("model.weights", cfg.model.weights)):
+        if value is not None:
+            raise UserError(f"{key}={value}: not used for the table of a network; leave it out")
 
 
 def _optional_int(key: str, value: Any) -> int | None:
     return None if value is None else check_int(key, value, minimum=1)
+
+
+def _optional_size(value: Any) -> Size | None:
+    return None if value is None else check_size("image_size", value)
 
 
 def _resolve_depth(value: Any, net: Layer) -> int:

@@ -15,6 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from cnnzoo.models import create_model
+from cnnzoo.models.custom import is_custom, meta_copy
+
 MAX_TABLE_ROWS = 50
 """Most rows of a table with `depth=auto`, not counting `MINOR_KINDS`."""
 
@@ -123,6 +126,21 @@ def trace_layers(net: nn.Module, shape: Sequence[int]) -> Layer:
                 hook.remove()
     (layer,) = tracer.root.children
     return layer
+
+
+def trace_copy(net: nn.Module, shape: Sequence[int]) -> Layer | None:
+    """`trace_layers` of a copy on the meta device of a network of the zoo or of the user, which has `arguments`.
+
+    None if the code of the user does not run there, because it reads the values of tensors.
+    """
+    arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    if not is_custom(arguments):
+        with torch.device("meta"):
+            return trace_layers(create_model(**arguments), shape)
+    try:
+        return trace_layers(meta_copy(net), shape)
+    except Exception:  # of any kind
+        return None
 
 
 class _LayerTracer(TorchFunctionMode):

@@ -1,97 +1,27 @@
 """`evaluate`: the predictions of a network for labelled images, and what follows from them; `Ensemble`: of several."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from cnnzoo.callbacks.class_report import per_class_report
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
 from cnnzoo.evaluate.images import select_images
+from cnnzoo.evaluate.results import NUM_BINS, Bin, Evaluation, MultilabelEvaluation, Predictions
 from cnnzoo.runtime.failures import is_out_of_memory
 from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.compilation import compile_network
 from cnnzoo.training.metrics import ClassCounts, class_averages, topk_correct
-
-NUM_BINS = 15
-"""Equally wide bins of the confidence, for the calibration error and its plot."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions for N images, on the CPU.
-
-    logits: (N, num_classes) float32.
-    predicted: (N,) int64, the class with the largest logit.
-    labels: (N,) int64.
-    paths: of the images; None if they are not files.
-    """
-
-    logits: Tensor
-    predicted: Tensor
-    labels: Tensor
-    paths: tuple[str, ...] | None
-
-    @property
-    def confidence(self) -> Tensor:
-        """(N,): the softmax probability of the predicted class."""
-        return self.logits.softmax(1).gather(1, self.predicted[:, None])[:, 0]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The images whose confidence is in one of `NUM_BINS` bins, with their mean confidence and their accuracy."""
-
-    images: int
-    confidence: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `evaluate`.
-
-    metrics: "loss" (cross-entropy), "acc1", "acc5" (if there are more than five classes), "balanced_acc", "f1" (see
-        `class_averages`), and "calibration_error": the mean difference between confidence and accuracy over `NUM_BINS`
-        bins of the confidence, weighted by their images (Guo et al., 2017, arXiv 1706.04599). Accuracies are fractions.
-    seconds: from the start of the loader to the last prediction.
-    confusion: (num_classes, num_classes), images by true class (row) and predicted class (column).
-    bins: from low to high confidence.
-    skipped: files that could not be read, with `on_bad_file="skip"`.
-    predictions: None if they were dropped to save memory.
-    """
-
-    classes: tuple[str, ...]
-    metrics: dict[str, float]
-    seconds: float
-    confusion: npt.NDArray[np.int64]
-    bins: tuple[Bin, ...]
-    skipped: tuple[str, ...]
-    predictions: Predictions | None
-
-    @property
-    def images(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds
-
-    def per_class(self) -> list[dict[str, Any]]:
-        """One row for each class: its name, precision, recall, F1 and number of images."""
-        counts = [self.confusion.diagonal(), self.confusion.sum(0), self.confusion.sum(1)]
-        rows = per_class_report([count.tolist() for count in counts], [str(n) for n in range(len(self.classes))])
-        return [{"class": name, **row} for name, row in zip(self.classes, rows.values(), strict=True)]
+from cnnzoo.training.multilabel import ClassScores, predict_classes, score_classes
+from cnnzoo.training.multilabel_classifier import MultilabelClassifier
 
 
 def evaluate(
@@ -107,7 +37,8 @@ def evaluate(
     """Evaluate a network on labelled images, as the test at the end of a training does.
 
     net: `(N, C, H, W) -> (N, num_classes)` logits. If it has the attributes `preprocess` and `classes`, as the networks
-        of `load_run` have, the images are preprocessed accordingly and the classes of the data are matched by name.
+        of `load_run` have, the images are preprocessed accordingly and the classes of the data are matched by name. If
+        it has `thresholds`, it is a multi-label network, and the data must be a multi-label set.
     data: where the images come from; it stays unchanged. Its batch size and its loader are used.
     split: "train", "val", "test", or "all" for all of them; nothing is augmented.
     trainer: determines the device and the precision; None: one device, the fastest available one.
@@ -115,22 +46,28 @@ def evaluate(
     channels_last: run the network in the channels-last memory format.
     compile_mode: a mode of torch.compile, True for its default one, False for none.
 
-    Raises `UserError` for classes that do not match, a split that does not exist, files that cannot be read, and if
-    the memory is full.
+    Returns a `MultilabelEvaluation` for a multi-label network.
+
+    Raises `UserError` for classes or labels that do not match, a split that does not exist, files that cannot be read,
+    and if the memory is full.
     """
     data = select_images(data, net, split)
     trainer = trainer or default_trainer()
     if compile_mode:
         compile_network(net, compile_mode, data)
-    classifier = Classifier(
-        net,
-        optimizer=partial(torch.optim.SGD, lr=0.0),
-        test_time_flip=test_time_flip,
-        channels_last=channels_last,
-        topk=(1, 5) if data.num_classes > 5 else (1,),
-        num_classes=data.num_classes,
-    )
-    outputs = _Outputs()
+    thresholds: Sequence[float] | None = getattr(net, "thresholds", None)
+    settings: dict[str, Any] = {
+        "optimizer": partial(torch.optim.SGD, lr=0.0),
+        "test_time_flip": test_time_flip,
+        "channels_last": channels_last,
+        "num_classes": data.num_classes,
+    }
+    if thresholds is None:
+        classifier = Classifier(net, topk=(1, 5) if data.num_classes > 5 else (1,), **settings)
+        outputs = _Outputs(lambda logits: logits.argmax(1))
+    else:
+        classifier = MultilabelClassifier(net, thresholds=thresholds, **settings)
+        outputs = _Outputs(lambda logits: predict_classes(logits.float().sigmoid(), thresholds))
     trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
     try:
         trainer.test(classifier, datamodule=data, verbose=False)
@@ -148,8 +85,11 @@ def evaluate(
     }
     images = data.split("test")
     assert images is not None
-    predictions = outputs.predictions(None if images.paths is None else [images.path(n) for n in range(len(images))])
-    return _evaluation(predictions, data.classes, metrics, outputs.seconds, tuple(outputs.skipped))
+    predictions = outputs.predictions([images.name(n) for n in range(len(images))] if images.has_files else None)
+    results = data.classes, metrics, outputs.seconds, tuple(outputs.skipped)
+    if isinstance(classifier, MultilabelClassifier):
+        return _multilabel_evaluation(predictions, *results, scores=classifier.scores["test"])
+    return _evaluation(predictions, *results)
 
 
 def default_trainer() -> pl.Trainer:
@@ -172,6 +112,7 @@ class Ensemble:
         """The metrics of the members."""
         self._first: Evaluation | None = None
         self._log_sum = torch.tensor(-torch.inf)  # of the members' probabilities, (N, num_classes)
+        self._thresholds: list[list[float]] = []  # of multi-label members
         self._seconds = 0.0
 
     def add(self, member: Evaluation) -> None:
@@ -182,7 +123,13 @@ class Ensemble:
         labels, others = member.predictions.labels, first.predictions.labels
         if member.classes != first.classes or len(labels) != len(others) or not torch.equal(labels, others):
             raise ValueError("the members of an ensemble need the same classes and the same images")
-        self._log_sum = torch.logaddexp(self._log_sum, member.predictions.logits.log_softmax(1))
+        logits = member.predictions.logits
+        if isinstance(member, MultilabelEvaluation):
+            self._thresholds.append(member.scores.thresholds)
+            log_probabilities = F.logsigmoid(logits)
+        else:
+            log_probabilities = logits.log_softmax(1)
+        self._log_sum = torch.logaddexp(self._log_sum, log_probabilities)
         self._seconds += member.seconds
         self.members.append(member.metrics)
 
@@ -191,11 +138,24 @@ class Ensemble:
         return {name: sum(m[name] for m in self.members) / len(self.members) for name in self.members[0]}
 
     def evaluation(self) -> Evaluation:
-        """The evaluation of the averaged probabilities; its `seconds` are those of all members together."""
+        """The evaluation of the averaged probabilities; its `seconds` are those of all members together.
+
+        The thresholds of a multi-label ensemble are the means of the members' thresholds.
+        """
         assert self._first is not None
         assert self._first.predictions is not None
         labels, classes = self._first.predictions.labels, self._first.classes
         logits = self._log_sum - torch.tensor(float(len(self.members))).log()
+        if self._thresholds:
+            probabilities = logits.exp().clamp(max=1)
+            thresholds = torch.tensor(self._thresholds).mean(0).tolist()
+            scores = score_classes(probabilities, labels, thresholds)
+            loss = float(F.binary_cross_entropy(probabilities, labels.float()))
+            predicted = predict_classes(probabilities, thresholds)
+            predictions = Predictions(probabilities.logit(), predicted, labels, self._first.predictions.paths)
+            metrics = {"loss": loss, **scores.averages()}
+            results = classes, metrics, self._seconds, self._first.skipped
+            return _multilabel_evaluation(predictions, *results, scores=scores)
         predictions = Predictions(logits, logits.argmax(1), labels, self._first.predictions.paths)
         metrics = {"loss": float(F.cross_entropy(logits, labels))}
         for name in (name for name in self._first.metrics if name.startswith("acc")):
@@ -230,6 +190,28 @@ def _evaluation(
     )
 
 
+def _multilabel_evaluation(
+    predictions: Predictions,
+    classes: Sequence[str],
+    metrics: Mapping[str, float],
+    seconds: float,
+    skipped: tuple[str, ...],
+    *,
+    scores: ClassScores,
+) -> MultilabelEvaluation:
+    return MultilabelEvaluation(
+        classes=tuple(classes),
+        metrics=dict(metrics),
+        seconds=seconds,
+        confusion=np.empty((0, 0), np.int64),
+        bins=(),
+        skipped=skipped,
+        predictions=predictions,
+        scores=scores,
+        num_images=len(predictions.labels),
+    )
+
+
 def reliability_bins(predictions: Predictions) -> tuple[Bin, ...]:
     """The images by confidence, in `NUM_BINS` bins that include their lower bound, and the last one also 1."""
     confidence = predictions.confidence
@@ -242,9 +224,13 @@ def reliability_bins(predictions: Predictions) -> tuple[Bin, ...]:
 
 
 class _Outputs(pl.Callback):
-    """Keeps the logits, predictions and labels of a test on the CPU, without waiting for the device in each batch."""
+    """Keeps the logits, predictions and labels of a test on the CPU, without waiting for the device in each batch.
 
-    def __init__(self) -> None:
+    predict: the predictions for logits, on their device.
+    """
+
+    def __init__(self, predict: Callable[[Tensor], Tensor]) -> None:
+        self.predict = predict
         self.logits: list[Tensor] = []
         self.predicted: list[Tensor] = []
         self.labels: list[Tensor] = []
@@ -264,7 +250,7 @@ class _Outputs(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         # The predicted class is computed here as the metrics do: a GPU may choose another one of equal bfloat16 logits.
-        kept = ((self.logits, outputs.float()), (self.predicted, outputs.argmax(1)), (self.labels, batch[1]))
+        kept = ((self.logits, outputs.float()), (self.predicted, self.predict(outputs)), (self.labels, batch[1]))
         for tensors, tensor in kept:
             tensors.append(tensor.to("cpu", non_blocking=tensor.is_cuda))
 

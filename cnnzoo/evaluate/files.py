@@ -3,14 +3,15 @@
 import csv
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnzoo.evaluate.evaluation import NUM_BINS, Evaluation
 from cnnzoo.evaluate.members import Group, Member
 from cnnzoo.evaluate.plots import confusion_picture, save_png, save_reliability_plot
+from cnnzoo.evaluate.results import NUM_BINS, Evaluation, MultilabelEvaluation, Predictions
 from cnnzoo.runtime.files import atomic_write, write_json
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,14 @@ log = logging.getLogger(__name__)
 def write_evaluation(directory: Path, evaluation: Evaluation, title: str) -> None:
     """Write the tables and the plots of one network, which has its predictions, to `directory`; creates it.
 
-    Without matplotlib, reliability.png is left out. An OSError names the file that cannot be written.
+    Without matplotlib, reliability.png is left out. A multi-label network has just per_class.csv and predictions.csv.
+    An OSError names the file that cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     _write_csv(directory / "per_class.csv", evaluation.per_class())
+    if isinstance(evaluation, MultilabelEvaluation):
+        _write_csv(directory / "predictions.csv", multilabel_rows(evaluation))
+        return
     names = evaluation.classes
     true, predicted = np.nonzero(evaluation.confusion)
     _write_csv(
@@ -37,12 +42,33 @@ def write_evaluation(directory: Path, evaluation: Evaluation, title: str) -> Non
     save_reliability_plot(directory / "reliability.png", evaluation, title)
 
 
+def multilabel_rows(evaluation: MultilabelEvaluation) -> Iterable[dict[str, Any]]:
+    """One row for each image: its path or position, its classes, the predicted ones, and the probability of each class.
+
+    Semicolons separate the names of classes.
+    """
+    predictions, names = evaluation.predictions, evaluation.classes
+    assert predictions is not None
+    key, images = _images(predictions)
+    columns = (predictions.labels, predictions.predicted, predictions.logits.sigmoid())
+    for image, labels, predicted, probabilities in zip(images, *(column.tolist() for column in columns), strict=True):
+        lists = {"labels": labels, "predicted": predicted}
+        row = {key: image, **{name: ";".join(compress(names, values)) for name, values in lists.items()}}
+        yield row | {f"p({name})": f"{value:.6f}" for name, value in zip(names, probabilities, strict=True)}
+
+
+def _images(predictions: Predictions) -> tuple[str, Sequence[Any]]:
+    """The name of the column that identifies the images, and its values."""
+    if predictions.paths is None:
+        return "index", range(len(predictions.labels))
+    return "path", predictions.paths
+
+
 def prediction_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
     """One row for each image: its path or position, true and predicted class, and confidence."""
     predictions, names = evaluation.predictions, evaluation.classes
     assert predictions is not None
-    key = "index" if predictions.paths is None else "path"
-    images: Sequence[Any] = predictions.paths or range(len(predictions.labels))
+    key, images = _images(predictions)
     columns = (predictions.labels, predictions.predicted, predictions.confidence)
     for image, true, predicted, confidence in zip(images, *(column.tolist() for column in columns), strict=True):
         yield {key: image, "label": names[true], "predicted": names[predicted], "confidence": f"{confidence:.6f}"}
@@ -76,10 +102,11 @@ def write_summary(path: Path, members: Sequence[Member], groups: Sequence[Group]
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    calibration = {"bins": NUM_BINS, "norm": "l1", "reliability": [vars(b) for b in evaluation.bins]}
     return {
         "images": evaluation.images,
         **evaluation.metrics,
-        "calibration": {"bins": NUM_BINS, "norm": "l1", "reliability": [vars(b) for b in evaluation.bins]},
+        **({"calibration": calibration} if evaluation.bins else {}),
         "images_per_second": round(evaluation.images_per_second, 2),
         "seconds": round(evaluation.seconds, 3),
         "skipped_files": list(evaluation.skipped),

@@ -36,7 +36,8 @@ def select_images(data: DataModule, net: nn.Module, split: str) -> DataModule:
 
     split: "train", "val", "test", or "all" for all that exist.
 
-    Raises `UserError` if there is no such split, or if a class of the data is none of the network.
+    Raises `UserError` if there is no such split, if a class of the data is none of the network, and if only one of data
+    and network is multi-label.
     """
     names = SPLITS if check_choice("split", split, SPLIT_CHOICES) == "all" else (split,)
     splits = [part for name in names if (part := data.split(name)) is not None]
@@ -46,7 +47,9 @@ def select_images(data: DataModule, net: nn.Module, split: str) -> DataModule:
     classes: Any = getattr(net, "classes", None)
     indices = match_classes(data, classes, dict(getattr(net, "arguments", {})).get("num_classes"))
     images = _concatenate(splits)
-    images = replace(images, labels=images.labels if indices is None else indices[images.labels])
+    _check_task(data, images, is_multilabel=hasattr(net, "thresholds"))
+    if indices is not None:
+        images = replace(images, labels=_renumber(images.labels, indices, num_classes=len(classes)))
     names_of_classes = data.classes if classes is None or indices is None else tuple(classes)
     data = data.variant(start_size=None)
     if (preprocess := getattr(net, "preprocess", None)) is not None:
@@ -56,14 +59,34 @@ def select_images(data: DataModule, net: nn.Module, split: str) -> DataModule:
     return selected
 
 
+def _check_task(data: DataModule, images: Split, *, is_multilabel: bool) -> None:
+    if is_multilabel and images.num_classes is None:
+        raise UserError(
+            f"data={data.name}: one label for each image, but the network is for task=multilabel; choose a multi-label "
+            "set, or another network"
+        )
+    if images.num_classes is not None and not is_multilabel:
+        raise UserError(
+            f"data={data.name}: any number of labels for each image, but the network was not trained with "
+            "task=multilabel; choose other images, or another network"
+        )
+
+
+def _renumber(labels: npt.NDArray[Any], indices: npt.NDArray[np.int64], *, num_classes: int) -> npt.NDArray[Any]:
+    """The labels with the numbers of the network's classes; `indices` are those of the data's classes."""
+    if labels.ndim == 1:
+        return indices[labels]
+    columns = np.zeros((len(labels), num_classes), labels.dtype)
+    columns[:, indices] = labels
+    return columns
+
+
 def use_preprocess(data: DataModule, preprocess: Preprocess) -> None:
     """Make `data` preprocess its images in evaluation as `preprocess` does; drops the cache unless it does already."""
-    wanted = {name: getattr(preprocess, name) for name in ("image_size", "eval_resize", "channels")}
-    wanted |= {"mean": list(preprocess.mean), "std": list(preprocess.std)}
-    if data.input_resolved and data.preprocess == wanted:
+    if data.input_resolved and data.preprocess == preprocess.arguments:
         return
-    augment: Any = {name: wanted[name] for name in ("mean", "std", "eval_resize")}
-    data.augment = replace(data.augment, **augment)
+    augment: Any = {name: getattr(preprocess, name) for name in ("mean", "std", "eval_resize", "fit")}
+    data.augment, data.bits = replace(data.augment, **augment), preprocess.bits
     data.set_input(image_size=preprocess.image_size, channels=preprocess.channels)
 
 
@@ -98,10 +121,10 @@ def match_classes(
 
 
 def fingerprint(data: DataModule) -> str:
-    """A hash of the classes, labels and images (pixels or paths) of the test split."""
+    """A hash of the classes, labels and images (pixels, or which files) of the test split."""
     split = data.split("test")
     assert split is not None
-    images = split.pixels if split.paths is None else split.paths
+    images = split.pixels if split.pixels is not None else np.frombuffer(split.positions(), np.uint8)
     digest = hashlib.blake2b("\n".join(data.classes).encode(), digest_size=16)
     for array in (split.labels, images):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -111,7 +134,7 @@ def fingerprint(data: DataModule) -> str:
 def _concatenate(splits: Sequence[Split]) -> Split:
     """One split with the images of all; without their cache, which holds them split by split."""
     arrays: dict[str, Any] = {}
-    for name in ("labels", "pixels", "paths"):
+    for name in ("labels", "pixels", "paths", "rows"):
         parts = [getattr(split, name) for split in splits]
         arrays[name] = parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate(parts)
-    return Split(**arrays)
+    return Split(**arrays, reader=splits[0].reader)

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from cnnzoo.describe.trace import trace_layers
-from cnnzoo.evaluate.evaluation import Evaluation
-from cnnzoo.models import create_model
+from cnnzoo.describe.trace import trace_copy
+from cnnzoo.evaluate.results import Evaluation
 
-CURVES = ("train/loss_epoch", "val/loss", "val/acc1")
+CURVES = ("train/loss_epoch", "val/loss", "val/acc1", "val/map")
 """Columns of `metrics.csv` that the report draws."""
 MAX_POINTS = 400
 """Points of a curve; longer ones are thinned out."""
@@ -71,9 +69,8 @@ def count_operations(net: nn.Module) -> int | None:
     preprocess: Any = getattr(net, "preprocess", None)
     if arguments is None or preprocess is None:
         return None
-    with torch.device("meta"):
-        copy = create_model(**arguments)
-    return trace_layers(copy, (preprocess.channels, *2 * [preprocess.image_size])).multiply_accumulates
+    layers = trace_copy(net, (preprocess.channels, *preprocess.image_size))
+    return None if layers is None else layers.multiply_accumulates
 
 
 def run_facts(run_dir: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cnnzoo.callbacks.tensorboard.drawing import CORRECT_COLOR, WRONG_COLOR, Picture, draw_confusion_matrix
-from cnnzoo.evaluate.evaluation import NUM_BINS, Evaluation
+from cnnzoo.evaluate.results import NUM_BINS, Evaluation
 from cnnzoo.runtime.files import atomic_write
 
 log = logging.getLogger(__name__)

@@ -10,16 +10,21 @@ from string import Template
 import cnnzoo
 from cnnzoo.describe.tables import format_count
 from cnnzoo.evaluate.charts import NUM_COLORS, line_chart, reliability_chart, scatter_chart
-from cnnzoo.evaluate.evaluation import NUM_BINS, Evaluation
 from cnnzoo.evaluate.members import Group, Member
 from cnnzoo.evaluate.plots import confusion_picture, png_bytes
+from cnnzoo.evaluate.results import NUM_BINS, Evaluation
 from cnnzoo.evaluate.tables import group_notes, split_text
 from cnnzoo.runtime.files import atomic_write
 from cnnzoo.runtime.formatting import format_duration, plural
 
 COMMIT_CHARACTERS = 10
-METRICS = {"acc1": "top-1", "acc5": "top-5", "loss": "loss", "f1": "F1", "calibration_error": "ECE"}
-CURVE_TITLES = {"val/acc1": "validation accuracy", "val/loss": "validation loss", "train/loss_epoch": "training loss"}
+METRICS = {"acc1": "top-1", "acc5": "top-5", "map": "mAP", "loss": "loss", "f1": "F1", "calibration_error": "ECE"}
+CURVE_TITLES = {
+    "val/acc1": "validation accuracy",
+    "val/map": "validation mAP",
+    "val/loss": "validation loss",
+    "train/loss_epoch": "training loss",
+}
 
 
 def write_report(path: Path, members: Sequence[Member], groups: Sequence[Group]) -> None:
@@ -53,16 +58,17 @@ def _sections(members: Sequence[Member], groups: Sequence[Group]) -> list[str]:
             curves.append(line_chart(title, lines, names, "epoch"))
     if curves:
         sections.append(_cards("Training", curves, css_class="grid small"))
-    accuracies = {number: member.evaluation.metrics["acc1"] for number, member in enumerate(members, 1)}
+    scores = {number: member.evaluation.metrics for number, member in enumerate(members, 1)}
     sizes: dict[str, dict[int, int | None]] = {
         "parameters": {number: member.parameters for number, member in enumerate(members, 1)},
         "multiply-accumulates": {number: member.multiply_accumulates for number, member in enumerate(members, 1)},
     }
-    charts = [
-        scatter_chart(f"top-1 accuracy by {name}", {n: (x, accuracies[n]) for n, x in values.items() if x}, names, name)
-        for name, values in sizes.items()
-        if len(members) > 1 and any(values.values())
-    ]
+    charts: list[str] = []
+    for metric, title in {"acc1": "top-1 accuracy", "map": "mean average precision"}.items():
+        for name, values in sizes.items():
+            marks = {n: (x, scores[n][metric]) for n, x in values.items() if x and metric in scores[n]}
+            if len(members) > 1 and marks:
+                charts.append(scatter_chart(f"{title} by {name}", marks, names, name))
     if charts:
         sections.append(_cards("Accuracy and size", charts, css_class="grid small"))
     results = {names[number]: member.evaluation for number, member in enumerate(members, 1)}
@@ -70,12 +76,13 @@ def _sections(members: Sequence[Member], groups: Sequence[Group]) -> list[str]:
     reliability = [
         reliability_chart(f"{name}: calibration error {result.metrics['calibration_error']:.4f}", result.bins)
         for name, result in results.items()
+        if result.bins
     ]
-    sections.append(_cards("Reliability: accuracy by confidence", reliability, css_class="grid small"))
-    matrices = [_matrix(name, result) for name, result in results.items()]
-    sections.append(
-        _cards("Confusion matrices: true classes by row, predicted ones by column", matrices, css_class="grid")
-    )
+    matrices = [_matrix(name, result) for name, result in results.items() if result.confusion.size]
+    if reliability:
+        sections.append(_cards("Reliability: accuracy by confidence", reliability, css_class="grid small"))
+        title = "Confusion matrices: true classes by row, predicted ones by column"
+        sections.append(_cards(title, matrices, css_class="grid"))
     return sections
 
 

@@ -17,14 +17,28 @@ DEFAULTS = {"test_time_flip": False, "compile": False, "channels_last": "auto", 
 """The values of keys that are null, without a run."""
 RUN_TRAINER_KEYS = ("precision", "benchmark", "deterministic")
 """Keys of `trainer` for which the run's value is used."""
-NETWORK_KEYS = ("image_size", "channels", "start_size", "balance", "augment", "cache")
+NETWORK_KEYS = ("image_size", "fit", "channels", "bits", "start_size", "balance", "augment", "cache")
 """Keys of `data` that an evaluation does not use."""
 SAFE_TARGETS = (
     "cnnzoo.data.datamodule.DataModule",
     *(
         f"cnnzoo.data.{name}"
         for name in (
-            *("CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "ImageNet", "Imagenette"),
+            *(
+                "CIFAR10",
+                "CIFAR100",
+                "MNIST",
+                "Digits",
+                "DigitsMultilabel",
+                "CSVFile",
+                "FashionMNIST",
+                "HuggingFaceDataset",
+                "ImageFolder",
+                "ImageNet",
+                "Imagenette",
+                "ParquetFiles",
+                "WebDataset",
+            ),
             *("Augment", "Cache", "DaliLoader", "Synthetic", "TorchLoader", "auto_loader"),
         )
     ),
@@ -41,7 +55,8 @@ def check_settings(cfg: DictConfig, typed: Collection[str]) -> None:
         check_choice("checkpoint", cfg.checkpoint, ("best", "last"))
     if cfg.split is not None:
         check_choice("split", cfg.split, ("train", "val", "test", "all"))
-    check_bool("report", cfg.report)
+    for key in ("report", "trust_code"):
+        check_bool(key, cfg[key])
     if cfg.report and cfg.out is None:
         raise UserError("report=true: the report is written to the directory out=DIR; type one")
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -126,10 +141,10 @@ def _run_data(run: DictConfig, cfg: DictConfig, typed: Collection[str], label: s
     except OmegaConfBaseException as error:
         raise UserError(f"run={label}: its configuration cannot be read: {str(error).splitlines()[0]}") from error
     for target in _targets(data):
-        if target not in SAFE_TARGETS:
+        if target not in SAFE_TARGETS and not cfg.trust_code:
             raise UserError(
                 f"run={label}: its data uses {target}, which is not one of cnnzoo's data sets, so it is not called; "
-                "type data=... to choose the images"
+                "type trust_code=true if you trust it, or data=... to choose the images"
             )
     return data
 

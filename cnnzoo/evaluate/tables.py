@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnzoo.describe.tables import format_count
-from cnnzoo.evaluate.evaluation import NUM_BINS, Evaluation
 from cnnzoo.evaluate.members import Group, Member
+from cnnzoo.evaluate.results import NUM_BINS, Evaluation
 from cnnzoo.runtime.files import display_path
 from cnnzoo.runtime.formatting import plural
 
@@ -19,34 +19,46 @@ WORST_CLASSES = 15
 METRIC_COLUMNS = {
     "acc1": "top-1",
     "acc5": "top-5",
+    "map": "mAP",
     "loss": "loss",
     "balanced_acc": "balanced",
     "f1": "F1",
     "calibration_error": "ECE",
 }
 """Headers of the metrics in a table."""
-NARROW_METRICS = ("acc1", "loss", "calibration_error")
+NARROW_METRICS = ("acc1", "map", "loss", "calibration_error")
 """The metrics in a table for a narrow terminal."""
+CLASS_COLUMNS = {"ap": "AP", "precision": "precision", "recall": "recall", "f1": "F1", "threshold": "threshold"}
+"""Headers of the figures of a class."""
 
 
 def result_rows(member: Member) -> dict[str, str]:
     """The table with the figures of one network."""
     evaluation, metrics = member.evaluation, member.evaluation.metrics
-    top5 = f", top-5 {metrics['acc5']:.4f}" if "acc5" in metrics else ""
     operations = member.multiply_accumulates
     operations_text = "" if operations is None else f", {format_count(operations)} multiply-accumulates"
     flip = ", with test-time flip" if member.test_time_flip else ""
     skipped = f", {plural(len(evaluation.skipped), 'file')} skipped" if evaluation.skipped else ""
+    if "map" in metrics:
+        figures = {
+            "scores": f"mean average precision {metrics['map']:.4f}, macro F1 {metrics['f1']:.4f}{flip}",
+            "loss": f"{metrics['loss']:.4f}",
+        }
+    else:
+        top5 = f", top-5 {metrics['acc5']:.4f}" if "acc5" in metrics else ""
+        figures = {
+            "accuracy": f"top-1 {metrics['acc1']:.4f}{top5}{flip}",
+            "loss": f"{metrics['loss']:.4f}",
+            "by class": f"balanced accuracy {metrics['balanced_acc']:.4f}, macro F1 {metrics['f1']:.4f}",
+            "calibration": f"expected error {metrics['calibration_error']:.4f} ({NUM_BINS} bins, L1 norm)",
+        }
     return {
         "network": f"{member.network}, {member.parameters:,} parameters{operations_text}",
         "weights": member.label,
         "data": f"{member.data}: {split_text(member.split)}, {plural(evaluation.images, 'image')} of "
         f"{len(evaluation.classes)} classes{skipped}",
         "device": f"{member.device}, precision {member.precision}, batches of {member.batch_size}",
-        "accuracy": f"top-1 {metrics['acc1']:.4f}{top5}{flip}",
-        "loss": f"{metrics['loss']:.4f}",
-        "by class": f"balanced accuracy {metrics['balanced_acc']:.4f}, macro F1 {metrics['f1']:.4f}",
-        "calibration": f"expected error {metrics['calibration_error']:.4f} ({NUM_BINS} bins, L1 norm)",
+        **figures,
         "speed": f"{evaluation.images_per_second:,.0f} images/s, loading included",
     }
 
@@ -56,7 +68,7 @@ def split_text(split: str) -> str:
 
 
 def class_table(evaluation: Evaluation) -> Table:
-    """Precision, recall and F1 of each class; of many classes, those with the lowest F1."""
+    """The figures of each class in `CLASS_COLUMNS`; of many classes, those with the lowest F1."""
     rows = evaluation.per_class()
     title = None
     if len(rows) > MAX_CLASS_ROWS:
@@ -66,10 +78,11 @@ def class_table(evaluation: Evaluation) -> Table:
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title=title, title_justify="left"
     )
     table.add_column("class", overflow="fold")
-    for header in ("precision", "recall", "F1", "images"):
+    columns = {name: header for name, header in CLASS_COLUMNS.items() if rows and name in rows[0]}
+    for header in (*columns.values(), "images"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
-        figures = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
+        figures = ("-" if row[name] is None else f"{row[name]:.4f}" for name in columns)
         table.add_row(plain(row["class"]), *figures, f"{row['images']:,}")
     return table
 

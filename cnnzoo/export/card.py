@@ -18,9 +18,10 @@ from torch import nn
 from cnnzoo.errors import UserError
 from cnnzoo.models import info
 from cnnzoo.runtime.environment import read_environment
+from cnnzoo.sizes import size_text
 
 PATH = "PATH"
-PRIVATE_KEYS = ("data.root", "data.cache.persist")
+PRIVATE_KEYS = ("data.root", "data.path", "data.cache.persist")
 """Keys that are replaced by `PATH` whatever their value is."""
 OMITTED_GROUPS = ("logger", "hydra")
 """Groups that are left out: they may hold accounts and addresses, and do not change what is trained."""
@@ -30,6 +31,7 @@ PUBLIC_VALUE = re.compile(r"hf://.*|\$\{run_dir\}.*|(train|val|test|perf)/\w+")
 METRICS = {
     "acc1": "Top-1 accuracy",
     "acc5": "Top-5 accuracy",
+    "map": "Mean average precision",
     "balanced_acc": "Balanced accuracy",
     "f1": "F1 (mean of the classes)",
     "loss": "Loss",
@@ -37,7 +39,7 @@ METRICS = {
 DATA_NAMES = {"folder": "imagefolder"}
 """Data sets that have another name on the Hub."""
 SPLITS = {"test": "Test", "val": "Validation"}
-HUB_METRICS = {"acc1": ("accuracy", "Accuracy"), "f1": ("f1", "F1")}
+HUB_METRICS = {"acc1": ("accuracy", "Accuracy"), "map": ("mAP", "Mean average precision"), "f1": ("f1", "F1")}
 """Metric: its type on the Hub, and its name."""
 CLASSES_PER_LINE = 100  # characters
 
@@ -52,21 +54,21 @@ def model_card(net: nn.Module, run_dir: Path, repo: str, *, license_id: str | No
     """
     metrics = _read_metrics(run_dir / "metrics.json")
     config: Any = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
-    facts = info(dict(net.arguments)["name"])  # type: ignore[arg-type]
-    paper = facts.paper
-    arxiv = "" if paper.arxiv is None else f", [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
+    arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    target: str | None = arguments.get("target")
     data = DATA_NAMES.get(config.data.name, str(config.data.name))
     classes: tuple[str, ...] = net.classes  # type: ignore[assignment]
-    front_matter = _front_matter(facts.name, facts.family, data, metrics, repo, license_id)
+    family = "custom" if target else info(arguments["name"]).family
+    front_matter = _front_matter(arguments["name"], family, data, metrics, repo, license_id)
     epochs = f"the best of {metrics['epochs']} epochs" if "best_epoch" in metrics else f"{metrics['epochs']} epochs"
     sections = [
         f"---\n{yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)}---",
         f"# {repo.rpartition('/')[2]}",
-        f'The network {facts.name} of "{paper.title}" ({paper.year}{arxiv}), trained with cnnzoo on `{data}`. It has '
-        f"{len(classes)} classes and {metrics['parameters']:,} parameters.",
+        f"{_network_text(arguments)}, trained with cnnzoo on `{data}`. It has {len(classes)} classes and "
+        f"{metrics['parameters']:,} parameters.",
         "## How to use it",
         'It needs cnnzoo with the extra `hub`: `pip install "cnnzoo[hub]"`.',
-        f"```python\n{load_code(repo)}\n```",
+        f"```python\n{load_code(repo, trust_code=target is not None, is_multilabel=hasattr(net, 'thresholds'))}\n```",
         "## Results",
         _results_table(metrics),
         "## Preprocessing",
@@ -84,6 +86,15 @@ def model_card(net: nn.Module, run_dir: Path, repo: str, *, license_id: str | No
     return "\n\n".join(sections) + "\n"
 
 
+def _network_text(arguments: Mapping[str, Any]) -> str:
+    if "target" in arguments:
+        return f"The network `{arguments['target']}`, whose code is not in this repository and has to be installed"
+    facts = info(arguments["name"])
+    paper = facts.paper
+    arxiv = "" if paper.arxiv is None else f", [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
+    return f'The network {facts.name} of "{paper.title}" ({paper.year}{arxiv})'
+
+
 def _read_metrics(path: Path) -> dict[str, Any]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -94,12 +105,16 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def load_code(repo: str) -> str:
-    """Three lines of Python that load the network from the Hub and classify an image."""
+def load_code(repo: str, *, trust_code: bool = False, is_multilabel: bool = False) -> str:
+    """A few lines of Python that load the network from the Hub and classify an image."""
+    trust = ", trust_code=True" if trust_code else ""
+    load = f'import cnnzoo\nnet = cnnzoo.load_run("hf://{repo}"{trust})\n'
+    if not is_multilabel:
+        return load + 'print(net.classes[net(net.preprocess("image.jpg")[None]).argmax()])'
     return (
-        "import cnnzoo\n"
-        f'net = cnnzoo.load_run("hf://{repo}")\n'
-        'print(net.classes[net(net.preprocess("image.jpg")[None]).argmax()])'
+        load + 'probabilities = net(net.preprocess("image.jpg")[None])[0].sigmoid().tolist()\n'
+        "figures = zip(net.classes, probabilities, net.thresholds)\n"
+        "print([name for name, probability, threshold in figures if probability >= threshold])"
     )
 
 
@@ -151,7 +166,7 @@ def _public_value(key: str, value: Any) -> Any:
 def _front_matter(
     name: str, family: str, data: str, metrics: Mapping[str, Any], repo: str, license_id: str | None
 ) -> dict[str, Any]:
-    split = "test" if "test/acc1" in metrics else "val"
+    split = "test" if any(name.startswith("test/") for name in metrics) else "val"
     results = [
         {"type": kind, "name": label, "value": metrics[f"{split}/{metric}"]}
         for metric, (kind, label) in HUB_METRICS.items()
@@ -188,14 +203,24 @@ def _results_table(metrics: Mapping[str, Any]) -> str:
 
 
 def _preprocessing_text(preprocess: Any) -> str:
-    size, color = preprocess.image_size, "RGB" if preprocess.channels == 3 else "grey"
-    resize = round(size * preprocess.eval_resize)
+    color = {1: "grey", 3: "RGB"}.get(preprocess.channels, f"{preprocess.channels} channels")
+    color += " with 16 bits" if preprocess.bits == 16 else ""
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (preprocess.mean, preprocess.std))
     return (
-        f"`net.preprocess` converts an image to {color}, resizes its shorter side to {resize} pixels (bilinear, "
-        f"antialiased), crops the central {size} x {size} pixels, scales them to 0 to 1, subtracts the mean ({mean}) "
-        f"and divides by the standard deviation ({std})."
+        f"`net.preprocess` converts an image to {color}, {_fit_text(preprocess)}, scales the pixels to 0 to 1, "
+        f"subtracts the mean ({mean}) and divides by the standard deviation ({std})."
     )
+
+
+def _fit_text(preprocess: Any) -> str:
+    pixels, how = size_text(preprocess.image_size), "(bilinear, antialiased)"
+    if preprocess.fit == "squash":
+        return f"resizes it to {pixels} {how}"
+    if preprocess.fit == "pad":
+        return f"resizes it to fit inside {pixels} {how}, fills the rest with black"
+    height, width = (round(side * preprocess.eval_resize) for side in preprocess.image_size)
+    to = f"its shorter side to {height} pixels" if height == width else f"it to cover {size_text((height, width))}"
+    return f"resizes {to} {how}, crops the central {pixels}"
 
 
 def _class_list(classes: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from cnnzoo.models.compressed import pack, unpack
 from cnnzoo.runtime.files import atomic_write
 from cnnzoo.training.classifier import Classifier
 from cnnzoo.training.lr_schedules import cosine
+from cnnzoo.training.multilabel_classifier import MultilabelClassifier
 
 PRUNING_FRACTION = 0.7
 """The fraction of the epochs in which weights are pruned; in the others the shared values are fine-tuned."""
@@ -222,12 +223,14 @@ def k_means(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _fine_tune(net: nn.Module, data: DataModule, trainer: pl.Trainer, lr: float) -> None:
-    classifier = Classifier(
-        net,
-        optimizer=partial(torch.optim.AdamW, lr=lr, weight_decay=0.0),
-        scheduler=cosine,
-        topk=(1,),
-    )
+    optimizer = partial(torch.optim.AdamW, lr=lr, weight_decay=0.0)
+    thresholds: Any = getattr(net, "thresholds", None)
+    if thresholds is not None:
+        classifier: Classifier = MultilabelClassifier(
+            net, num_classes=data.num_classes, thresholds=thresholds, optimizer=optimizer, scheduler=cosine
+        )
+    else:
+        classifier = Classifier(net, optimizer=optimizer, scheduler=cosine, topk=(1,))
     classifier.train()
     trainer.fit(classifier, datamodule=data.variant())  # which ends with its own loaders
     net.cpu()

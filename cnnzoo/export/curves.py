@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cnnzoo.runtime.files import atomic_write
 
-PANELS = {"loss": ("loss", 1.0), "acc1": ("top-1 accuracy, %", 100.0)}
-"""Metric: label of the axis, and the factor to its unit."""
+PANELS = {"loss": ("loss", 1.0), "acc1": ("top-1 accuracy, %", 100.0), "map": ("mean average precision, %", 100.0)}
+"""Metric: label of the axis, and the factor to its unit. A run has one of the last two."""
 COLUMNS = {"train": "train/{}_epoch", "validation": "val/{}"}
 Points = tuple[list[int], list[float]]
 
@@ -23,6 +23,8 @@ def save_curves(metrics_csv: Path, path: Path) -> bool:
     Returns False, and logs why, if there is nothing to draw or if matplotlib is not installed.
     """
     curves = {(panel, split): _read(metrics_csv, COLUMNS[split].format(panel)) for panel in PANELS for split in COLUMNS}
+    omitted = "acc1" if curves["map", "validation"][0] else "map"
+    panels = {panel: value for panel, value in PANELS.items() if panel != omitted}
     if not any(steps for steps, _ in curves.values()):
         log.info("no picture of the training curves: %s has none", metrics_csv)
         return False
@@ -34,9 +36,11 @@ def save_curves(metrics_csv: Path, path: Path) -> bool:
         log.info('no picture of the training curves: it needs matplotlib; type pip install "cnnzoo[plot]"')
         return False
     figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
-    for axes, (panel, (label, factor)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+    for axes, (panel, (label, factor)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for split in COLUMNS:
             steps, values = curves[panel, split]
+            if not steps and panel == "map":  # it is measured in validation only
+                continue
             marker = "o" if len(steps) == 1 else None
             axes.plot(steps, [factor * value for value in values], label=split, marker=marker)
         axes.set(xlabel="step", ylabel=label)

@@ -1,12 +1,14 @@
 """`export`: write a network to a file, and compare what the file computes with the network."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from cnnzoo.export import formats
 from cnnzoo.export.program import example_images, export_metadata, with_preprocessing
 from cnnzoo.inference.load_run import load_run
 from cnnzoo.inference.weights_file import save_safetensors
+from cnnzoo.models.custom import is_custom
 
 BATCH_SIZES = (1, 7)
 """The batch sizes for which a file is compared with the network."""
@@ -46,7 +49,7 @@ def export(
     out: Path,
     format_name: str,
     *,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     preprocess: bool = False,
     device: str = "cpu",
 ) -> Export:
@@ -54,7 +57,8 @@ def export(
 
     net: in evaluation mode on the CPU, built by `create_model`.
     format_name: "pt2" (torch.export), "onnx", "aoti" (AOTInductor), or "safetensors" (weights, for cnnzoo).
-    image_size: of the images that the file takes; None for that of the network's preprocessing.
+    image_size: of the images that the file takes, an int for a square or (height, width); None for that of the
+        network's preprocessing.
     preprocess: put the normalization into the graph, which then takes uint8 images.
     device: that AOTInductor compiles for, "cpu" or "cuda".
 
@@ -62,7 +66,7 @@ def export(
     """
     images = example_images(net, max(BATCH_SIZES), image_size=image_size, is_uint8=preprocess)
     if format_name == "safetensors":
-        return write_and_compare(net, images, out, write=partial(save_safetensors, net), load=load_run)
+        return write_and_compare(net, images, out, write=partial(save_safetensors, net), load=weights_loader(net))
     write, load = {
         "pt2": (formats.write_pt2, formats.load_pt2),
         "onnx": (formats.write_onnx, formats.load_onnx),
@@ -103,6 +107,12 @@ def write_and_compare(
         text = f"{str(images.dtype).removeprefix('torch.')} (batch, {', '.join(map(str, images.shape[1:]))})"
         times = [_milliseconds_per_image(function, images) for function in (timed or module, function)]
         return Export(path.stat().st_size, text, difference, *times)
+
+
+def weights_loader(net: nn.Module) -> Callable[[Path], nn.Module]:
+    """`load_run` for a file of the weights of `net`, which imports no code for a network of the user."""
+    arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    return partial(load_run, network=deepcopy(net)) if is_custom(arguments) else load_run
 
 
 @contextmanager

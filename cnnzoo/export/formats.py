@@ -88,8 +88,9 @@ class FileNetwork(nn.Module):
         super().__init__()
         self.function = function
         self.unused = nn.Parameter(torch.zeros(1))  # an optimizer is built, and needs a parameter
-        for name in ("arguments", "preprocess", "classes"):
-            setattr(self, name, getattr(net, name))
+        for name in ("arguments", "preprocess", "classes", "thresholds"):
+            if hasattr(net, name):
+                setattr(self, name, getattr(net, name))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.function(images.contiguous())

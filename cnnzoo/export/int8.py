@@ -24,7 +24,7 @@ def quantize(net: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
     """A network with the same interface whose convolutions and linear layers are quantized, for batches of any size.
 
     net: in evaluation mode, on the CPU.
-    batches: images (N, C, S, S) float32, N of at least 2, from which the ranges are taken.
+    batches: images (N, C, H, W) float32, N of at least 2, from which the ranges are taken.
 
     The result computes in float32 what the kernels of oneDNN and onnxruntime compute in integers. On a CPU without the
     instructions for 8-bit products (VNNI), the inputs of layers have 7 bits: with 8 bits, the kernels would overflow.

@@ -1,5 +1,6 @@
 """What is exported: a network, possibly with its preprocessing, for images of one size; and what describes it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ import cnnzoo
 from cnnzoo.data import Preprocess
 from cnnzoo.errors import UserError
 from cnnzoo.inference.weights_file import network_metadata
-from cnnzoo.models import info
+from cnnzoo.models.custom import size_limits
 from cnnzoo.models.input_spec import resolve_input
+from cnnzoo.sizes import check_size
 
 SMALL_IMAGE_SIZE = 32
 """The image size of the small stem if nothing else is known."""
@@ -19,7 +21,7 @@ MAX_CUDA_BATCH = 65_535
 
 
 class WithPreprocessing(nn.Module):
-    """Scales and normalizes images in front of a network: uint8 (N, C, S, S) -> (N, num_classes) logits.
+    """Scales and normalizes images in front of a network: uint8 (N, C, H, W) -> (N, num_classes) logits.
 
     The images are resized and cropped already. It computes `float(image) * (1 / (255 * std)) + (-mean / std)` for each
     channel, as evaluation does.
@@ -39,30 +41,32 @@ class WithPreprocessing(nn.Module):
         return self.net(images.float() * self.scale + self.shift)
 
 
-def example_images(net: nn.Module, count: int, *, image_size: int | None = None, is_uint8: bool = False) -> Tensor:
-    """Random images (count, C, S, S) as input for `net`: float32, or uint8 from 0 to 255; always the same.
+def example_images(
+    net: nn.Module, count: int, *, image_size: int | Sequence[int] | None = None, is_uint8: bool = False
+) -> Tensor:
+    """Random images (count, C, H, W) as input for `net`: float32, or uint8 from 0 to 255; always the same.
 
-    image_size: S; None for that of the network's preprocessing, else that of the paper.
+    image_size: (H, W), or an int for a square; None for that of the network's preprocessing, else that of the paper.
 
     Raises UserError if the network does not accept the size.
     """
     arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
-    facts, stem = info(arguments["name"]), arguments.get("stem", "native")
+    facts, stem = size_limits(arguments), arguments.get("stem", "native")
     preprocess = getattr(net, "preprocess", None)
     default_size = facts.input_size if stem == "native" else SMALL_IMAGE_SIZE
     channels = arguments.get("in_channels", 3)
-    size = resolve_input(
+    height, width = resolve_input(
         facts,
         proposed_size=default_size if preprocess is None else preprocess.image_size,
         proposed_channels=channels,
-        requested_size=image_size,
+        requested_size=None if image_size is None else check_size("image_size", image_size),
         stem=stem,
         key="image_size",
     ).image_size
     generator = torch.Generator().manual_seed(0)
     if is_uint8:
-        return torch.randint(256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
-    return torch.randn((count, channels, size, size), generator=generator)
+        return torch.randint(256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
+    return torch.randn((count, channels, height, width), generator=generator)
 
 
 def with_preprocessing(net: nn.Module, module: nn.Module | None = None) -> WithPreprocessing:
@@ -72,6 +76,8 @@ def with_preprocessing(net: nn.Module, module: nn.Module | None = None) -> WithP
         raise UserError(
             "preprocess=true: the network does not say how its images are processed; type run=DIR, or model.weights=..."
         )
+    if preprocess.bits == 16:
+        raise UserError("preprocess=true: the graph takes uint8 images, but the network's have 16 bits; leave it out")
     return WithPreprocessing(module or net, preprocess).eval()
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from cnnzoo.checks import check_bool, check_choice, check_int, check_number
 from cnnzoo.errors import UserError, unknown
+from cnnzoo.sizes import check_size
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Format:
 
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-DATA_KEYS = ("data.root", "data.batch_size")
+DATA_KEYS = ("data.root", "data.path", "data.batch_size")
 FORMATS = {
     "pt2": Format(".pt2", keys=("image_size", "preprocess")),
     "onnx": Format(".onnx", keys=("image_size", "preprocess"), packages=ONNX_PACKAGES, extra="onnx"),
@@ -83,7 +84,7 @@ def check_settings(cfg: DictConfig, typed: Collection[str]) -> None:
 
 def _check_values(cfg: DictConfig) -> None:
     if cfg.image_size is not None:
-        check_int("image_size", cfg.image_size, minimum=1)
+        check_size("image_size", cfg.image_size)
     check_bool("preprocess", cfg.preprocess)
     check_choice("device", cfg.device, ("auto", "cpu", "cuda"))
     check_number("sparsity", cfg.sparsity, minimum=0, below=1, note="(the fraction of weights that become zero)")

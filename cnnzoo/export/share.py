@@ -31,7 +31,7 @@ def check_options(cfg: Any) -> None:
     name = str(cfg.repo)
     if not re.fullmatch(REPO_ID, name) or len(name) > MAX_REPO_LENGTH or re.search(r"--|\.\.|[-.]$|\.git$", name):
         raise UserError(f"repo={name[:100]}: expected USER/NAME, of letters, digits, '-', '_' and '.'")
-    for key in ("private", "dry_run"):
+    for key in ("private", "dry_run", "trust_code"):
         check_bool(key, cfg[key])
     if cfg.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(cfg.license)):
         raise UserError(f"license={cfg.license}: expected an identifier of the Hub, such as mit, apache-2.0 or other")
@@ -46,10 +46,11 @@ def check_options(cfg: Any) -> None:
             raise UserError(f"out={cfg.out}: {parent} is not a directory that can be written to; choose another")
 
 
-def load_finished_run(run: str) -> tuple[nn.Module, Path]:
+def load_finished_run(run: str, *, trust_code: bool = False) -> tuple[nn.Module, Path]:
     """The network of a finished run, with the weights that its metrics belong to, and the run directory.
 
     run: a run directory, or "latest".
+    trust_code: see `load_run`.
 
     Raises UserError if there is no such run, and for an unfinished one.
     """
@@ -62,7 +63,7 @@ def load_finished_run(run: str) -> tuple[nn.Module, Path]:
     if len(found) > 1:
         raise UserError(f"run={run}: matches {len(found)} runs; type one of them, for example run={found[0]}")
     has_best = (found[0] / "checkpoints" / "best.ckpt").is_file()
-    return load_run(found[0], checkpoint="best" if has_best else "last"), found[0]
+    return load_run(found[0], checkpoint="best" if has_best else "last", trust_code=trust_code), found[0]
 
 
 def write_folder(folder: Path, net: nn.Module, run_dir: Path, repo: str, *, license_id: str | None) -> list[Path]:

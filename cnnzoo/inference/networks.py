@@ -9,8 +9,10 @@ from torch import nn
 
 from cnnzoo import models
 from cnnzoo.data import Preprocess
+from cnnzoo.data.transforms.pixel_format import PLAIN_CHANNELS
 from cnnzoo.data.transforms.preprocess import per_channel
 from cnnzoo.inference.hub import local_weights
+from cnnzoo.models.custom import size_limits
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIN_CROPPED_SIZE = 64
@@ -52,9 +54,11 @@ def create_model(
 
     - `preprocess`, a `cnnzoo.data.Preprocess`, turns an image (a path, a Pillow image or uint8 pixels) into the input
       on which the weights were evaluated. For other `in_channels`, the mean and the standard deviation are averaged or
-      repeated; only with 1 or 3 channels there is a `preprocess`.
+      repeated. For other numbers than 1 and 3, there is a `preprocess` only if the weights are for as many channels.
     - `classes` is a tuple with the names of the outputs. A network whose head was replaced, because `num_classes` is
       not that of the weights, has no `classes`: set them yourself. Nor has one without classes.
+    - `thresholds`, of a multi-label network: an image belongs to each class whose probability, the sigmoid of the
+      output, is at least its threshold.
     - `replaced_parameters` lists the parameters of a replaced head, which stay random.
 
     A file that another program wrote holds neither preprocessing nor class names. Then a warning says what is assumed:
@@ -86,17 +90,18 @@ def create_model(
 
 
 def attach_info(net: nn.Module, known: Mapping[str, Any], *, source: str) -> None:
-    """Set `net.preprocess` and `net.classes` from what is known about its weights; log what has to be assumed.
+    """Set `preprocess`, `classes` and `thresholds` of `net` from what is known about its weights; log assumptions.
 
     net: built by `models.create_model`.
-    known: the entries "preprocess" and "classes", as in `net.weights_info`; either may be missing.
+    known: the entries "preprocess", "classes" and "thresholds", as in `net.weights_info`; each may be missing.
     source: where the weights come from, for the log.
     """
     arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
     channels = arguments["in_channels"]
     assumed: dict[str, str] = {}
-    if channels in (1, 3):
-        settings = known.get("preprocess")
+    settings = known.get("preprocess")
+    known_channels = 3 if settings is None else settings["channels"]
+    if channels == known_channels or {channels, known_channels} <= set(PLAIN_CHANNELS):
         if settings is None:
             settings = _assumed_preprocess(arguments)
             assumed["preprocessing"] = "{image_size} x {image_size} pixels, mean {mean}, std {std}".format(**settings)
@@ -107,6 +112,8 @@ def attach_info(net: nn.Module, known: Mapping[str, Any], *, source: str) -> Non
     elif arguments["num_classes"] and not getattr(net, "replaced_parameters", ()):
         net.classes = tuple(map(str, range(arguments["num_classes"])))  # type: ignore[assignment]
         assumed["class names"] = f"0 to {arguments['num_classes'] - 1}"
+    if known.get("thresholds") is not None:
+        net.thresholds = tuple(known["thresholds"])  # type: ignore[assignment]
     if assumed:
         values = "; ".join(f"{what}: {value}" for what, value in assumed.items())
         log.warning("%s: holds no %s; assumed %s", source, " and no ".join(assumed), values)
@@ -114,7 +121,7 @@ def attach_info(net: nn.Module, known: Mapping[str, Any], *, source: str) -> Non
 
 def _assumed_preprocess(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `Preprocess` for weights of which nothing is known: ImageNet's, at the network's image size."""
-    facts, stem = models.info(arguments["name"]), arguments.get("stem", "native")
+    facts, stem = size_limits(arguments), arguments.get("stem", "native")
     size = facts.input_size if stem == "native" else max(facts.sizes(stem)[0], SMALL_STEM_SIZE)
     eval_resize = 256 / 224 if size >= MIN_CROPPED_SIZE else 1.0
     return {"image_size": size, "eval_resize": eval_resize, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}

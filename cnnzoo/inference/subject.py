@@ -6,14 +6,25 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
 
 from cnnzoo.errors import UserError
-from cnnzoo.inference.hub import is_hub_name
+from cnnzoo.inference.hub import is_hub_name, local_weights
 from cnnzoo.inference.load_run import load_run
 from cnnzoo.inference.networks import attach_info, create_model
 from cnnzoo.models import info
+from cnnzoo.models.custom import (
+    DEFAULT_IMAGE_SIZE,
+    KEY,
+    build_custom,
+    image_channels,
+    load_custom_weights,
+    read_custom_weights,
+)
 from cnnzoo.models.factory import config_overrides
+from cnnzoo.models.output_check import check_output
+from cnnzoo.sizes import check_size
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +63,28 @@ def load_subject(cfg: Any, *, needs_weights: bool = True) -> Subject:
 def load_subjects(cfg: Any, *, needs_weights: bool = True) -> list[Subject]:
     """The networks that the configuration of a job selects, one or more.
 
-    cfg: has `run` (see `find_runs`; also a name on the Hugging Face Hub), `checkpoint` ("best", "last" or None) and, if
-        the user chose one, `model`.
+    cfg: has `run` (see `find_runs`; also a name on the Hugging Face Hub), `checkpoint` ("best", "last" or None),
+        `trust_code` (see `load_run`) and, if the user chose one, `model`.
     needs_weights: whether a network with random weights is an error.
 
     Raises UserError if both `run` and `model` are given, or neither, and for what cannot be loaded.
     """
-    model = cfg.get("model")
+    model, trust_code = cfg.get("model"), cfg.get("trust_code", False)
     if cfg.run is not None and model is not None:
         raise UserError(f"run={cfg.run} and model={model.family}: expected one of them; leave the other out")
     if is_hub_name(cfg.run):
-        return [Subject(load_run(cfg.run), cfg.run, None)]
+        return [Subject(load_run(cfg.run, trust_code=trust_code), cfg.run, None)]
     if cfg.run is not None:
-        return [load_run_subject(path, cfg.checkpoint) for path in find_runs(str(cfg.run), cfg.checkpoint)]
+        paths = find_runs(str(cfg.run), cfg.checkpoint)
+        return [load_run_subject(path, cfg.checkpoint, trust_code=trust_code) for path in paths]
     if model is None:
         raise UserError(
             "run: nothing to work on; type run=DIR (a run directory, or latest), or model=resnet model.weights=DEFAULT"
         )
     if cfg.checkpoint is not None:
         raise UserError(f"checkpoint={cfg.checkpoint}: it selects a checkpoint of run=DIR; leave it out")
+    if "target" in model:
+        return [_load_custom_network(model, needs_weights)]
     return [_load_zoo_network(model, needs_weights)]
 
 
@@ -107,9 +121,49 @@ def _finished_runs(pattern: str) -> list[Path]:
     return sorted(path for path in base.glob(rest) if (path / FINISHED).is_file() and (path / "checkpoints").is_dir())
 
 
-def load_run_subject(path: Path, checkpoint: str | None) -> Subject:
+def load_run_subject(path: Path, checkpoint: str | None, *, trust_code: bool = False) -> Subject:
     """The network of a run directory or file that `find_runs` has found; None is the best checkpoint."""
-    return Subject(load_run(path, checkpoint=checkpoint or "best"), str(path), path if path.is_dir() else None)
+    net = load_run(path, checkpoint=checkpoint or "best", trust_code=trust_code)
+    return Subject(net, str(path), path if path.is_dir() else None)
+
+
+def _load_custom_network(model: Any, needs_weights: bool) -> Subject:
+    """The network of the user that `model.target` builds; typing it is asking for it."""
+    if model.weights is None and needs_weights:
+        raise UserError(
+            f"model.target={model.target}: its weights would be random; type model.weights=FILE, or run=DIR"
+        )
+    args: Any = OmegaConf.to_container(model.args, resolve=True)
+    found = (
+        None
+        if model.weights is None
+        else read_custom_weights(model.target, local_weights(model.weights, key="model.weights"))
+    )
+    saved: dict[str, Any] = {} if found is None else found.arguments
+    net = build_custom(
+        model.target,
+        {**saved.get("args", {}), **args},
+        name=model.name,
+        num_classes=model.num_classes,
+        classes_argument=model.classes_argument,
+        channels_argument=model.channels_argument,
+    )
+    channels = saved.get("in_channels") or image_channels(net) or 3
+    preprocess = None if found is None else found.preprocess
+    size = check_size("image_size", DEFAULT_IMAGE_SIZE if preprocess is None else preprocess["image_size"])
+    hint = "its weights are for other images, or need other model.args; HYDRA_FULL_ERROR=1 shows the traceback"
+    classes = check_output(net, f"{KEY}={model.target}", [(channels, *size)], None, error_hint=hint)
+    described: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    net.arguments = {**described, "num_classes": classes, "in_channels": channels}  # type: ignore[assignment]
+    source = f"model.weights={model.weights}"
+    if found is not None:
+        load_custom_weights(net, found, source=f"{source} for {model.target}")
+        if net.replaced_parameters:
+            raise UserError(
+                f"{source}: has another number of classes than {model.target}; type model.num_classes=NUMBER"
+            )
+    attach_info(net, getattr(net, "weights_info", {}), source=source)
+    return Subject(net.eval(), f"{model.target} with {model.weights or 'random weights'}", None)
 
 
 def _load_zoo_network(model: Any, needs_weights: bool) -> Subject:

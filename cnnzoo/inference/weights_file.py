@@ -19,7 +19,8 @@ def network_metadata(net: nn.Module) -> dict[str, Any]:
     """What rebuilds `net` for inference, apart from its weights, as plain JSON types.
 
     The entries are "model" (the arguments of `create_model`), "classes", "preprocess" (the arguments of
-    `cnnzoo.data.Preprocess`) and "version" (of cnnzoo). Raises UserError if the network lacks one of them.
+    `cnnzoo.data.Preprocess`), "version" (of cnnzoo) and, of a multi-label network, "thresholds". Raises UserError if
+    the network lacks one of the first three.
     """
     for attribute, remedy in (
         ("arguments", "build it with cnnzoo.create_model"),
@@ -33,15 +34,11 @@ def network_metadata(net: nn.Module) -> dict[str, Any]:
     metadata = {
         "model": dict(net.arguments),  # type: ignore[arg-type]
         "classes": list(net.classes),  # type: ignore[arg-type]
-        "preprocess": {
-            "image_size": preprocess.image_size,
-            "eval_resize": preprocess.eval_resize,
-            "channels": preprocess.channels,
-            "mean": list(preprocess.mean),
-            "std": list(preprocess.std),
-        },
+        "preprocess": preprocess.arguments,
         "version": cnnzoo.__version__,
     }
+    if hasattr(net, "thresholds"):
+        metadata["thresholds"] = list(net.thresholds)  # type: ignore[arg-type]
     try:
         return json.loads(json.dumps(metadata))
     except TypeError as error:

@@ -13,7 +13,7 @@ Keys:
   model.stem=small          form of the first layers: native (the paper's), small (for small images), or auto
   model.num_classes=10      number of outputs of the last layer
   +model.args.dropout=0.2   another argument of the network's constructor
-  image_size=64             side of the input, in pixels
+  image_size=64             side of the input, in pixels, or [height,width]
   channels=1                channels of the input, such as 1 (grayscale) or 3 (color)
   depth=2                   levels of nested modules to show: a number, all, or auto (as many as fit on a page)
   block=NAME                compare two kinds of blocks: inception, stack, residual, resnext, fire or dense

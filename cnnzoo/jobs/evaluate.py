@@ -12,12 +12,13 @@ Examples:
 Keys:
   run=DIR                a run directory, latest, a pattern for several runs, or a file of a network
   checkpoint=last        the last checkpoint instead of the best; also for a run that has not finished
+  trust_code=true        import the code that the run names: a network or a data set of your own
   split=val              train, val, test or all; by default test, or val if there is no test split. Of other images in
                          a folder without train/, val/ and test/ all are used
   out=DIR                new directory for the results; by default evaluations/<date and time>; null: none
   report=true            also write report.html, which compares the networks
   data=NAME              evaluate on other images, whose classes have the same names
-  data.root=DIR          directory of the images, also if those of the run have moved
+  data.root=DIR          directory of the images, also if those of the run have moved (data=csv, data=hf: data.path)
   data.batch_size=128    images per step
   data.on_bad_file=skip  leave out files that cannot be read
   loader.workers=4       processes or threads that read and decode images
@@ -29,6 +30,7 @@ Keys:
 What you do not type is as in the training of the run, so that the figures are those at its end. The images are always
 processed as the network was trained. The directory of the results has evaluation.json, per_class.csv, confusion.csv,
 predictions.csv, confusion.png and reliability.png (which needs matplotlib); with several networks, a folder for each.
+A multi-label network has no confusion matrix and no reliability.
 A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
 
@@ -122,7 +124,8 @@ def plan_evaluations(cfg: DictConfig, typed: Collection[str]) -> list[Plan]:
     errors: dict[Path, UserError] = {}
     for path in paths:
         try:
-            plan = plan_evaluation(load_run_subject(path, cfg.checkpoint), cfg, typed, data_sets)
+            subject = load_run_subject(path, cfg.checkpoint, trust_code=cfg.trust_code)
+            plan = plan_evaluation(subject, cfg, typed, data_sets)
             plans.append(replace(plan, path=path, subject=None))
         except UserError as error:
             errors[path] = error
@@ -185,18 +188,18 @@ def has_typed_batch_size(run_dir: Path, typed: Collection[str]) -> bool:
 
 
 def choose_split(data: "DataModule", run_dir: Path | None, cfg: DictConfig, typed: Collection[str]) -> str:
-    """The split to evaluate. Raises UserError if all images of a folder include those that the run trained on."""
-    if cfg.split is None and "data" in typed and not getattr(data.source, "has_split_folders", True):
-        root = Path(data.source.root)  # type: ignore[attr-defined]
+    """The split to evaluate. Raises UserError if all images of a data set include those that the run trained on."""
+    if cfg.split is None and "data" in typed and not getattr(data.source, "has_splits", True):
+        key = "path" if cfg.data.get("path") is not None else "root"
         trained_on = None
         if run_dir is not None:
             with suppress(UserError, OSError):
                 from cnnzoo.evaluate.settings import read_run_config
 
-                trained_on = read_run_config(run_dir).data.get("root")
-        if trained_on is not None and root.resolve() == Path(str(trained_on)).expanduser().resolve():
+                trained_on = read_run_config(run_dir).data.get(key)
+        if trained_on is not None and _same_path(cfg.data[key], trained_on):
             raise UserError(
-                f"data.root={cfg.data.root}: the run was trained on these images; leave data= and data.root= out for "
+                f"data.{key}={cfg.data[key]}: the run was trained on these images; leave data= and data.{key}= out for "
                 "its test split, or also type split=all"
             )
         return "all"
@@ -204,6 +207,10 @@ def choose_split(data: "DataModule", run_dir: Path | None, cfg: DictConfig, type
         log.info("%s has no test split: evaluating the val split", data.name)
         return "val"
     return str(cfg.split or "test")
+
+
+def _same_path(first: Any, second: Any) -> bool:
+    return Path(str(first)).expanduser().resolve() == Path(str(second)).expanduser().resolve()
 
 
 def evaluate_all(plans: list[Plan], cfg: DictConfig, out: Path | None) -> "tuple[list[Member], list[Group]]":
@@ -227,7 +234,7 @@ def evaluate_all(plans: list[Plan], cfg: DictConfig, out: Path | None) -> "tuple
         for number in indices:
             plan = plans[number]
             if plan.path is not None:
-                plan.subject = load_run_subject(plan.path, cfg.checkpoint)
+                plan.subject = load_run_subject(plan.path, cfg.checkpoint, trust_code=cfg.trust_code)
             member = evaluate_plan(plan)
             plan.subject = None
             if len(indices) > 1:
@@ -321,7 +328,7 @@ def show_results(members: "list[Member]", groups: "list[Group]", out: Path | Non
 
         write_report(out / "report.html", members, groups)
     log.info("")
-    if not has_matplotlib():
+    if not has_matplotlib() and any(member.evaluation.bins for member in members):
         log.info('reliability.png is left out: it needs matplotlib; type pip install "cnnzoo[plot]"')
     log_table(tables.files_row(out, report=report))
 

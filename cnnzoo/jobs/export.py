@@ -11,9 +11,11 @@ Examples:
 Keys:
   run=DIR                a run directory, latest, or a file of a network
   checkpoint=last        the last checkpoint instead of the best; also for a run that has not finished
+  trust_code=true        import the code that the run names: a network or a data set of your own
   format=pt2             pt2 (torch.export), onnx, aoti (AOTInductor), safetensors (weights), compressed or int8
   out=FILE               a new file; by default the network's name with the format's suffix, in this directory
-  image_size=64          side of the images that the file takes; by default that of the network's preprocessing
+  image_size=64          side of the images that the file takes, or [height,width]; by default that of the network's
+                         preprocessing
   preprocess=true        put the normalization into the graph, which then takes uint8 images
   device=cpu             cpu or cuda: what aoti compiles for, and where compressed fine-tunes
   sparsity=0.75          compressed: fraction of the weights that become zero
@@ -22,7 +24,7 @@ Keys:
   data.root=DIR          compressed and int8: directory of the run's images, if they have moved
   data.batch_size=128    compressed and int8: images per step
 
-Each file takes batches of any size of images (N, C, S, S) that are resized and cropped, and computes logits. Before
+Each file takes batches of any size of images (N, C, H, W) that are resized and cropped, and computes logits. Before
 success is reported, the file is loaded and compared with the network, for 1 and 7 images. compressed and int8 also
 report the accuracy before and after on the run's test images. The classes and the preprocessing are in the file's
 metadata "cnnzoo". Files of safetensors and compressed hold weights: cnnzoo.create_model(NAME, weights=FILE) and
@@ -76,9 +78,8 @@ def main(cfg: DictConfig) -> None:
 def export_compressed(cfg: DictConfig, subject: "Subject", out: Path, device: str) -> None:
     """Compress the network while it is fine-tuned on the images of its run, and report what that changes."""
     from cnnzoo.export import compress
-    from cnnzoo.export.export import BATCH_SIZES, float32_size, write_and_compare
+    from cnnzoo.export.export import BATCH_SIZES, float32_size, weights_loader, write_and_compare
     from cnnzoo.export.program import example_images
-    from cnnzoo.inference.load_run import load_run
 
     net, images = subject.net, RunImages(cfg, subject, device)
     before, size_before = images.evaluate(net), float32_size(net)
@@ -93,9 +94,9 @@ def export_compressed(cfg: DictConfig, subject: "Subject", out: Path, device: st
         example_images(net, max(BATCH_SIZES)),
         out,
         write=partial(compress.save_compressed, net),
-        load=load_run,
+        load=weights_loader(net),
     )
-    after = images.evaluate(load_run(out))
+    after = images.evaluate(weights_loader(net)(out))
     show(subject, out, result, size_before, images.accuracy_text(before, after))
 
 
@@ -133,7 +134,7 @@ class RunImages:
     """
 
     def __init__(self, cfg: DictConfig, subject: "Subject", device: str) -> None:
-        from cnnzoo.callbacks.progress import cache_progress
+        from cnnzoo.data.cache.progress import cache_progress
         from cnnzoo.evaluate.images import use_preprocess
         from cnnzoo.evaluate.settings import combined_config
         from cnnzoo.training.device_defaults import apply_device_defaults
@@ -145,7 +146,7 @@ class RunImages:
             warnings.filterwarnings("ignore", pattern)
         seed_everything(0)
         typed = {f"data.{name}": value for name, value in cfg.data.items() if value is not None}
-        overrides = [f"trainer={'gpu' if device == 'cuda' else device}"]
+        overrides = [f"trainer={'gpu' if device == 'cuda' else device}", f"trust_code={cfg.trust_code}"]
         overrides += [quote(key, value) if isinstance(value, str) else f"{key}={value}" for key, value in typed.items()]
         settings = combined_config(subject.run_dir, cli.compose("evaluate", overrides), [*typed, "trainer"])
         apply_device_defaults(settings)
@@ -179,8 +180,9 @@ class RunImages:
 
     def accuracy_text(self, before: "Evaluation", after: "Evaluation") -> str:
         """`0.9361 on 360 test images, 0.9389 before`."""
-        accuracy = f"{after.metrics['acc1']:.4f} on {before.images:,} {self.split} images"
-        return f"{accuracy}, {before.metrics['acc1']:.4f} before"
+        name, title = ("map", "mean average precision ") if "map" in after.metrics else ("acc1", "")
+        accuracy = f"{title}{after.metrics[name]:.4f} on {before.images:,} {self.split} images"
+        return f"{accuracy}, {before.metrics[name]:.4f} before"
 
 
 def show(subject: "Subject", out: Path, result: "Export", size_before: int | None = None, accuracy: str = "") -> None:

@@ -13,8 +13,9 @@ Examples:
 Keys:
   run=DIR                  a run directory, latest, or a file of a network; or model=... with model.weights=...
   checkpoint=last          the last checkpoint of the run instead of the best one
+  trust_code=true          import the code that the run names, if it is of a network of your own (model=custom)
   images=PATH              a file, a directory, a pattern, or - for paths on standard input
-  topk=5                   most probable classes to show for each image
+  topk=5                   most probable classes to show for each image; of a multi-label network, all that it predicts
   format=table             table, json (one object per line) or csv
   out=FILE                 write the results to a file that does not exist yet; .csv and .json choose the format
   batch_size=64            images that are classified at once
@@ -35,6 +36,7 @@ traceback behind an error.
 from omegaconf import DictConfig
 
 from cnnzoo import cli
+from cnnzoo.errors import UserError
 from cnnzoo.predict.settings import check_config
 from cnnzoo.runtime.imports import imports_without_gc
 
@@ -53,6 +55,11 @@ def main(cfg: DictConfig) -> None:
     check_outputs(cfg)
     paths = find_images(str(cfg.images))
     subject = load_subject(cfg)
+    if hasattr(subject.net, "thresholds") and cli.was_typed("topk"):
+        raise UserError(
+            f"topk={cfg.topk}: {subject.label} is a multi-label network, so all classes above their thresholds are "
+            "written; leave topk out"
+        )
     if cfg.layer is not None:
         check_layer(subject.net, str(cfg.layer))
     predict(cfg, subject.net, paths, cli.instantiate(cfg.loader, "loader"))

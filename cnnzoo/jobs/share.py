@@ -7,6 +7,7 @@ Examples:
 
 Keys:
   run=DIR         the directory of a finished run, or latest
+  trust_code=true import the code of the run's network, if it is your own (model=custom)
   repo=USER/NAME  the repository; it is created if it does not exist
   private=true    create a repository that only you can see
   license=NAME    the license that the card names, by an identifier of the Hub such as mit, apache-2.0 or other
@@ -31,11 +32,12 @@ def main(cfg: DictConfig) -> None:
     """Write the files of the repository, and upload them unless `cfg.dry_run`."""
     with imports_without_gc():  # here because torch takes seconds to load, and a misspelt key is reported without torch
         from cnnzoo.export import share
+        from cnnzoo.models.custom import is_custom
 
     share.check_options(cfg)
     if not cfg.dry_run:
         share.check_login()
-    net, run_dir = share.load_finished_run(cfg.run)
+    net, run_dir = share.load_finished_run(cfg.run, trust_code=cfg.trust_code)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if cfg.out is None else cfg.out)
         files = share.write_folder(folder, net, run_dir, cfg.repo, license_id=cfg.license)
@@ -43,7 +45,8 @@ def main(cfg: DictConfig) -> None:
             print(f"written   {', '.join(str(path) for path in files)}")
         if not cfg.dry_run:
             print(f"uploaded  {share.upload(folder, cfg.repo, private=cfg.private)}")
-            print(f'load it   cnnzoo.load_run("hf://{cfg.repo}")')
+            trust = ", trust_code=True" if is_custom(dict(net.arguments)) else ""  # type: ignore[arg-type]
+            print(f'load it   cnnzoo.load_run("hf://{cfg.repo}"{trust})')
 
 
 def run() -> None:

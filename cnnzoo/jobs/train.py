@@ -4,6 +4,7 @@ Examples:
   python train.py model=resnet                                  ResNet-18 on 1,797 handwritten digits (included)
   python train.py model=vgg model.name=vgg11_bn                 another family, and one of its networks
   python train.py model=lenet data=folder data.root=~/flowers   your own images, one folder per class
+  python train.py model=custom model.target=mynet.TinyNet       your own network: TinyNet of mynet.py in this directory
   python train.py experiment=transfer model=squeezenet model.weights=DEFAULT data=folder data.root=~/flowers
                                                                 fine-tune a pretrained network on your own images
   python train.py -m model=lenet,resnet optimizer.lr=0.1,0.01   all four combinations one after the other, and a table
@@ -21,8 +22,10 @@ Common keys:
   model.stem=small               form of the first layers: native (the paper's), small (for small images), or auto
   model.weights=W                initial weights: a torchvision name such as IMAGENET1K_V1, or a file
   data.root=DIR                  directory of the images
-  data.image_size=64             side of the input, in pixels
-  data.channels=1                1 (grayscale) or 3 (color)
+  data.image_size=64             side of the input, in pixels, or [height,width]
+  data.fit=pad                   crop, pad or squash images of another aspect ratio
+  data.channels=1                1 (grayscale), 3 (color), or another number for TIFF and NumPy files
+  data.bits=16                   keep the values of 16-bit files instead of reducing them to 8 bits
   data.batch_size=128            images per step and device
   loader.workers=4               processes or threads that read, decode and augment images
   optimizer.lr=0.01              learning rate
@@ -36,6 +39,7 @@ Common keys:
   class_weights=balanced         weight the loss for classes with few images
   ema=0.999                      average the weights with this decay; the average is what is evaluated and saved
   compile=default                compile the network; also reduce-overhead or max-autotune (torch.compile's modes)
+  task=multilabel                any number of labels for each image
   seed=1                         seed of the initial weights, the order of the images and the augmentation
   test=false                     do not test the best checkpoint
   run_dir=DIR                    the run directory; by default runs/<data>/<network>/<date and time>
@@ -91,8 +95,8 @@ def build_trial(cfg: DictConfig) -> "tuple[DataModule, Classifier, Trainer]":
 
 def build_classifier(cfg: DictConfig) -> "tuple[DataModule, Classifier, InputSpec]":
     """Build the data, and the network with its optimizer and schedule; each `auto` in `cfg` is replaced."""
-    from cnnzoo.callbacks.progress import cache_progress
-    from cnnzoo.training import train
+    from cnnzoo.data.cache.progress import cache_progress
+    from cnnzoo.training import task, train
     from cnnzoo.training.device_defaults import apply_device_defaults
     from cnnzoo.training.finetune import apply_finetune_defaults
 
@@ -101,7 +105,7 @@ def build_classifier(cfg: DictConfig) -> "tuple[DataModule, Classifier, InputSpe
     train.seed_everything(cfg.seed)
     data = cli.instantiate(cfg.data, "data", fill_progress=cache_progress)
     net, input_spec = train.build_network(cfg.model, data)
-    classifier = train.build_classifier(
+    classifier = task.build_classifier(
         net,
         input_spec,
         data,

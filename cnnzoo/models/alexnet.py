@@ -1,5 +1,8 @@
 """AlexNet, after "ImageNet Classification with Deep Convolutional Neural Networks" (Krizhevsky et al., 2012).
 
+A deep network for more than a million photographs: five convolutions and three linear layers. ReLUs train several times
+faster than tanh units (section 3.1), dropout works against overfitting, and two GPUs share the channels.
+
 `alexnet` is torchvision's network of that name, the single tower of "One weird trick for parallelizing convolutional
 neural networks" (Krizhevsky, 2014, arXiv 1404.5997). It departs from the paper of 2012: widths 64-192-384-256-256, no
 groups, no response normalization, dropout before each hidden layer instead of after it, PyTorch's default

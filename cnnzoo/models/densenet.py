@@ -1,5 +1,9 @@
 """DenseNet, after "Densely Connected Convolutional Networks" (Huang et al., 2016, arXiv 1608.06993).
 
+Within a block, each layer gets the feature maps of all layers before it, concatenated, and adds a few of its own: the
+growth rate. Features are used again instead of learned again, and gradients reach every layer directly. Transitions
+between the blocks halve the resolution.
+
 Table 1, for ImageNet: all networks are of type BC, with bottleneck layers of four times the growth rate and transitions
 that halve the number of channels. 121, 161, 169 and 201 layers equal torchvision's. 161 is the authors' network with
 growth rate 48; 264 has the growth rate 32 of the published table. Departure, from torchvision: convolutions are

@@ -11,6 +11,7 @@ from torch import nn
 
 from cnnzoo.checks import check_int, check_number
 from cnnzoo.errors import UserError, nearest
+from cnnzoo.models.custom import custom_head_parameters, is_custom
 from cnnzoo.models.registry import ModelEntry, check_stem, get_entry
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ def create_model(
     The network has an attribute `arguments`: `create_model(**net.arguments)` builds it again, without its weights. With
     `weights`, it has two more attributes. `replaced_parameters` lists the parameters of a head for another number of
     classes, which stay random. `weights_info` is a dict with what is known about the weights: "preprocess" (the
-    arguments of `cnnzoo.data.Preprocess`) and "classes" (the names of the outputs, unless the head was replaced).
+    arguments of `cnnzoo.data.Preprocess`) and, unless the head was replaced, "classes" (the names of the outputs) and
+    "thresholds" (of a multi-label network).
 
     Raises `UserError` for an unknown name, stem, weights or override, for a value that a layer rejects, and for weights
     that do not fit the network.
@@ -101,7 +103,7 @@ def create_model(
         return _build(entry, {**_default_arguments(entry), **requested, **overrides}, overrides)
 
     # Imported here because torchvision takes seconds to load, and most callers need no weights.
-    from cnnzoo.models.weights import inferred_arguments, is_published, load_weights, read_weights
+    from cnnzoo.models.weights import head_keys, inferred_arguments, is_published, load_weights, read_weights
 
     published = is_published(entry.info, weights)
     if published and stem == "small":
@@ -131,11 +133,13 @@ def create_model(
         found.state_dict,
         source=source,
         published=published,
-        build=build,
+        heads=head_keys(net, build, arguments["num_classes"]),
         num_classes=arguments["num_classes"],
     )
     net.replaced_parameters = replaced  # type: ignore[assignment]
-    known = {"preprocess": found.preprocess, "classes": None if replaced else found.classes}
+    known: dict[str, Any] = {"preprocess": found.preprocess}
+    if not replaced:
+        known |= {"classes": found.classes, "thresholds": found.thresholds}
     net.weights_info = {key: value for key, value in known.items() if value is not None}  # type: ignore[assignment]
     return net
 
@@ -143,9 +147,11 @@ def create_model(
 def head_parameters(net: nn.Module) -> list[str]:
     """The names of the parameters whose shape depends on the number of classes, those of auxiliary heads included.
 
-    net: built by `create_model`.
+    net: built by `create_model`, or a network of the user; of the latter, those of its last layer.
     """
     arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
+    if is_custom(arguments):
+        return custom_head_parameters(net)
     with torch.device("meta"):
         other = create_model(**{**arguments, "num_classes": arguments["num_classes"] + 1})
     shapes = {name: parameter.shape for name, parameter in other.named_parameters()}

@@ -57,7 +57,8 @@ class FeatureNetwork(nn.Module):
         features = find_feature_maps(net)
         arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
         self.arguments: Any = {**arguments, "num_classes": 0, "features_only": True, "out_indices": out_indices}
-        self.weights_info: Any = {k: v for k, v in getattr(net, "weights_info", {}).items() if k != "classes"}
+        known: dict[str, Any] = getattr(net, "weights_info", {})
+        self.weights_info: Any = {key: value for key, value in known.items() if key not in ("classes", "thresholds")}
         indices = range(len(features)) if out_indices is None else out_indices
         for index in indices:
             if not isinstance(index, int) or not -len(features) <= index < len(features):

@@ -1,5 +1,9 @@
 """FractalNet, after "FractalNet: Ultra-Deep Neural Networks without Residuals" (Larsson et al., 2016, 1605.07648).
 
+A very deep network without shortcuts around layers. A block joins columns of different depths, from one convolution to
+2^(C-1) of them, by their mean. Drop-path turns off columns at random in training, so that each of them also works
+alone.
+
 Figure 1 and section 4. A net of B blocks and C columns has B * 2^(C-1) layers on its longest path: `fractalnet20` has
 five blocks of three columns, `fractalnet40` five of four. As in the authors' generator (gustavla/fractalnet), a unit is
 convolution, dropout, batch norm and ReLU. At the end of a block every column is pooled, then the columns are joined.

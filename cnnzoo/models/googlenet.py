@@ -1,5 +1,9 @@
 """GoogLeNet, or Inception-v1, after "Going Deeper with Convolutions" (Szegedy et al., 2014, arXiv 1409.4842).
 
+An inception module looks at its input with filters of several sizes side by side, and concatenates what they find. 1 x
+1 convolutions reduce the channels before the expensive filters: 22 layers need a twelfth of AlexNet's parameters. Two
+auxiliary classifiers pass gradients to the lower layers in training.
+
 Table 1 and Figure 3. `googlenet` equals torchvision's network of that name and loads its weights. It departs from the
 paper: batch norm and no biases, no response normalization, 3 x 3 convolutions where the paper has 5 x 5 (a known
 mistake, kept for the weights), a 2 x 2 pool before 5a, dropout 0.2 instead of 0.4, auxiliary heads on an adaptive pool.

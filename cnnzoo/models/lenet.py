@@ -1,5 +1,8 @@
 """LeNet-5, after "Gradient-Based Learning Applied to Document Recognition" (LeCun et al., Proc. IEEE, 1998).
 
+Convolutions, whose weights are shared by all positions, alternate with subsampling; fully connected layers follow. All
+of it is trained together, from pixels to classes, by gradient descent.
+
 Figure 2 and section II.B. The network takes images of 32 x 32 and has no small variant.
 
 `lenet5` is the network that is commonly called LeNet-5. It departs from the paper: every C3 map is connected to all six

@@ -70,11 +70,12 @@ class Network(nn.Module, ABC):
         for key, layer in layers.items():
             self.set_submodule(key, layer.to(weight.device, weight.dtype).train(self.training))
         self.arguments: Any = {**arguments, "num_classes": num_classes}
-        for attribute in ("classes", "replaced_parameters"):  # they no longer fit
+        outputs = ("classes", "thresholds")
+        for attribute in (*outputs, "replaced_parameters"):  # they no longer fit
             if hasattr(self, attribute):
                 delattr(self, attribute)
         if hasattr(self, "weights_info"):
-            self.weights_info: Any = {key: value for key, value in self.weights_info.items() if key != "classes"}
+            self.weights_info: Any = {key: value for key, value in self.weights_info.items() if key not in outputs}
 
     def _module_name(self, layer: nn.Module) -> str:
         return next(name for name, module in self.named_modules() if module is layer)

@@ -1,5 +1,8 @@
 """ResNet, after "Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv 1512.03385).
 
+A block learns the difference between its output and its input, and a shortcut adds the input. Layers that do not help
+can learn zero, so networks of more than a hundred layers can be trained.
+
 Table 1 and Figure 5. `resnet18` to `resnet152` equal torchvision's networks of these names. They depart from the paper:
 projection shortcuts wherever the shape changes (option B), also with 18 and 34 layers, and the stride of a bottleneck
 in its 3 x 3 convolution ("v1.5"). `resnet18_paper` to `resnet152_paper` are the paper's networks: parameter-free

@@ -1,5 +1,8 @@
 """SqueezeNet, after "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters" (Iandola et al., 2016, 1602.07360).
 
+A fire module squeezes its input to few channels, and expands them with 1 x 1 and 3 x 3 convolutions side by side. There
+are no fully connected layers. The network is as accurate as AlexNet, with a fiftieth of the parameters.
+
 `squeezenet1_0` is Table 1. `squeezenet1_1` is the authors' later release with a smaller first convolution and earlier
 pools, which needs 2.4 times less computation. Both equal torchvision's. Departures, from torchvision: He initialization
 instead of Xavier's, and images of 224 pixels, whereas the sizes of the table need 227.

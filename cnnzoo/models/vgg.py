@@ -1,5 +1,8 @@
 """VGG, after "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014, arXiv 1409.1556).
 
+Many convolutions, all of 3 x 3. Two in a row see as much as one of 5 x 5, three as much as one of 7 x 7, with fewer
+weights and more nonlinearities between them. The paper compares depths from 11 to 19 layers.
+
 By Simonyan and Zisserman. Table 1: `vgg11`, `vgg13`, `vgg16` and `vgg19` are its columns A, B, D and E, `vgg16_c` is C.
 Column A-LRN is left out, because the paper found that the normalization does not help.
 

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +87,7 @@ def read_weights(info: "Info", weights: str | Path) -> Weights:
     if not path.is_file():
         raise UserError(f"weights={weights}: there is no such file")
     found = read_weights_file(path)
-    if (name := found.arguments.get("name", info.name)) != info.name:
+    if (name := found.arguments.get("target", found.arguments.get("name", info.name))) != info.name:
         raise UserError(f"{path} is a checkpoint of {name}, not of {info.name}")
     return found
 
@@ -95,7 +95,7 @@ def read_weights(info: "Info", weights: str | Path) -> Weights:
 def inferred_arguments(state_dict: StateDict, build: Callable[..., nn.Module], num_classes: int) -> dict[str, int]:
     """`num_classes` and `in_channels` as the shapes in `state_dict` show them; empty if they show neither.
 
-    build: as for `load_weights`; it builds a network with `num_classes` classes by default.
+    build: as for `head_keys`; it builds a network with `num_classes` classes by default.
     """
     with torch.device("meta"):
         net, other = build(), build(num_classes=num_classes + 1).state_dict()
@@ -115,7 +115,7 @@ def load_weights(
     *,
     source: str,
     published: bool,
-    build: Callable[..., nn.Module],
+    heads: Collection[str],
     num_classes: int,
 ) -> list[str]:
     """Load `state_dict` into `net`, in place, and adapt it to another number of channels or classes.
@@ -126,7 +126,7 @@ def load_weights(
 
     source: the beginning of log and error messages.
     published: whether the weights are torchvision's.
-    build: `build(num_classes=...)` builds the network again. It shows which parameters belong to the heads.
+    heads: names of the parameters that have one row for each class.
 
     Returns the names of the parameters that keep their random initialization.
 
@@ -149,9 +149,6 @@ def load_weights(
         log.info("%s: %s changed from %d to %d channels", source, " and ".join(first_convs), old, new)
         state_dict = {**state_dict, **{key: _convert_channels(state_dict[key], new) for key in first_convs}}
 
-    with torch.device("meta"):
-        other = build(num_classes=num_classes + 1).state_dict()
-    heads = [key for key in expected if expected[key].shape != other[key].shape]
     replaced = [key for key in heads if key in state_dict and _differs_only_in_dim(0, state_dict[key], expected[key])]
     if replaced:
         old = len(state_dict[replaced[0]])
@@ -177,9 +174,20 @@ def load_weights(
     return replaced
 
 
+def head_keys(net: nn.Module, build: Callable[..., nn.Module], num_classes: int) -> list[str]:
+    """The keys of the state dict whose shape depends on the number of classes.
+
+    build: `build(num_classes=...)` builds the network again.
+    """
+    with torch.device("meta"):
+        other = build(num_classes=num_classes + 1).state_dict()
+    return [key for key, value in net.state_dict().items() if value.shape != other[key].shape]
+
+
 def _first_conv(net: nn.Module) -> str:
-    """The name of the first convolution's weight."""
-    return next(f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    """The name of the first convolution's weight; empty without a convolution."""
+    names = (f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    return next(names, "")
 
 
 def _differs_only_in_dim(dim: int, a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -34,12 +34,14 @@ class Weights:
     arguments: the arguments of `create_model`, "name" among them; empty if unknown.
     preprocess: the arguments of `cnnzoo.data.Preprocess`; None if unknown.
     classes: the names of the network's outputs; None if unknown.
+    thresholds: of a multi-label network, the probability from which on an image belongs to each class; else None.
     """
 
     state_dict: StateDict
     arguments: dict[str, Any] = field(default_factory=dict)
     preprocess: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
 
 
 def read_weights_file(path: Path, remedy: str = "save it again, and only from a source that you trust") -> Weights:
@@ -92,17 +94,27 @@ def _described_weights(path: Path, state_dict: StateDict, metadata: Any) -> Weig
         not isinstance(classes, list | tuple) or len(classes) != arguments.get("num_classes", len(classes))
     ):
         raise other_version(path, "its entry 'classes' should have one name for each output")
-    return Weights(state_dict, dict(arguments), preprocess, None if classes is None else tuple(map(str, classes)))
+    thresholds = metadata.get("thresholds")
+    if thresholds is not None:
+        is_list = isinstance(thresholds, list | tuple) and all(isinstance(value, int | float) for value in thresholds)
+        if not is_list or len(thresholds) != len(classes or ()):
+            raise other_version(path, "its entry 'thresholds' should have one number for each class")
+        thresholds = tuple(map(float, thresholds))
+    names = None if classes is None else tuple(map(str, classes))
+    return Weights(state_dict, dict(arguments), preprocess, names, thresholds)
 
 
 def _is_preprocess(value: Any) -> bool:
-    """Whether `value` has the arguments of `cnnzoo.data.Preprocess`: three numbers and two lists of numbers."""
-    if not isinstance(value, Mapping) or value.keys() != set(PREPROCESS_ENTRIES):
+    """Whether `value` has the arguments of `cnnzoo.data.Preprocess`; `fit` and `bits` are optional."""
+    if not isinstance(value, Mapping) or value.keys() - {"fit", "bits"} != set(PREPROCESS_ENTRIES):
         return False
-    *numbers, mean, std = (value[entry] for entry in PREPROCESS_ENTRIES)
-    if not isinstance(mean, list | tuple) or not isinstance(std, list | tuple):
+    size, *numbers, mean, std = (value[entry] for entry in PREPROCESS_ENTRIES)
+    size = [size] if isinstance(size, int) else size
+    if not all(isinstance(values, list | tuple) for values in (size, mean, std)) or len(size) > 2:
         return False
-    return all(isinstance(number, int | float) for number in (*numbers, *mean, *std))
+    if value.get("fit", "crop") not in ("crop", "pad", "squash") or value.get("bits", 8) not in (8, 16):
+        return False
+    return all(isinstance(number, int | float) for number in (*size, *numbers, *mean, *std))
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:

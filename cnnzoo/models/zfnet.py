@@ -1,5 +1,9 @@
 """ZFNet, after "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus, 2013, arXiv 1311.2901).
 
+AlexNet, changed after looking at what its layers respond to. Pictures of the features, drawn by a deconvolutional
+network, showed dead filters and aliasing in the first layers. A first convolution of 7 x 7 with a stride of 2, instead
+of 11 x 11 with 4, repairs both.
+
 `zfnet_fig3` is the network of Figure 3. `zfnet` is the wider network of Table 2 with 512, 1024 and 512 channels in
 conv3-5, which is what later papers call ZFNet. The paper states neither padding nor rounding; a padding of 1 in conv1
 and pools that round up give the sizes of the figure, 110-55-26-13-6. The constants of the normalization are not stated

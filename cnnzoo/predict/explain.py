@@ -100,10 +100,17 @@ def draw_grad_cam(
 
 
 def _pixels(net: nn.Module, image: Tensor) -> npt.NDArray[np.float32]:
-    """Undo the normalization of an image (1, C, H, W): (H, W, 3) of values from 0 to 1."""
+    """Undo the normalization of an image (1, C, H, W): (H, W, 3) of values from 0 to 1.
+
+    Of more than three channels, these are the first three, and of two the first one. 16 bits are scaled to the largest
+    value of the image.
+    """
     preprocess: Any = net.preprocess
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
     pixels = (image[0].cpu() * std + mean).clamp(0, 1)
+    pixels = pixels[: 3 if len(pixels) >= 3 else 1]
+    if preprocess.bits == 16:
+        pixels = pixels / pixels.max().clamp_min(1e-6)
     return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 

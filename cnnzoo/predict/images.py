@@ -5,7 +5,8 @@ import sys
 from glob import glob, has_magic
 from pathlib import Path
 
-from cnnzoo.data.datasets.folder import EXTENSIONS, image_files
+from cnnzoo.data.datasets.file_source import EXTENSIONS
+from cnnzoo.data.datasets.folder import image_files
 from cnnzoo.errors import UserError
 
 STDIN = "-"

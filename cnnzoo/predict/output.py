@@ -46,23 +46,42 @@ class Table:
     def rows(self, predictions: Sequence[Prediction]) -> str:
         return "".join(map(self._row, predictions))
 
-    def _row(self, prediction: Prediction) -> str:
+    def _path(self, prediction: Prediction) -> str:
         path = printable(prediction.path)
         if cell_len(path) > self.path_width:  # the end of a path tells more than its beginning
             path = "…" + path[1 - self.path_width :]
+        return path
+
+    def _row(self, prediction: Prediction) -> str:
+        path = self._path(prediction)
         if prediction.error is not None:
             return self._line(path, f"cannot be read: {prediction.error}", "", "")
-        ranked = [
-            (printable(name), f"{probability:.1%}")
-            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
-        ]
+        ranked = _ranked_texts(prediction)
         return self._line(path, *ranked[0], ", ".join(map(" ".join, ranked[1:])))
 
     def _line(self, path: str, name: str, probability: str, rest: str) -> str:
-        line = f"{_pad(path, self.path_width)}  {_pad(name, self.class_width)}  {probability:>6}  {rest}".rstrip()
+        return self._cut(f"{_pad(path, self.path_width)}  {_pad(name, self.class_width)}  {probability:>6}  {rest}")
+
+    def _cut(self, line: str) -> str:
+        """The line, at most as wide as the terminal."""
+        line = line.rstrip()
         if self.width is not None and cell_len(line) > self.width:
             line = set_cell_size(line, self.width - 1) + "…"
         return line + "\n"
+
+
+class MultilabelTable(Table):
+    """One line per image: the path, and the classes that it belongs to with their probabilities, or "none"."""
+
+    def __init__(self, paths: Sequence[str], width: int | None = None) -> None:
+        super().__init__(paths, None, width)
+        self.header = self._cut(f"{_pad('image', self.path_width)}  classes")
+
+    def _row(self, prediction: Prediction) -> str:
+        text = ", ".join(map(" ".join, _ranked_texts(prediction))) or "none"
+        if prediction.error is not None:
+            text = f"cannot be read: {prediction.error}"
+        return self._cut(f"{_pad(self._path(prediction), self.path_width)}  {text}")
 
 
 class JsonLines:
@@ -110,6 +129,20 @@ class Csv:
         return text.getvalue()
 
 
+class MultilabelCsv(Csv):
+    """CSV with the columns `path`, `classes` and `probabilities`, which `separator` joins, and `error`."""
+
+    separator = ";"
+
+    def __init__(self) -> None:
+        self.header = self._text([["path", "classes", "probabilities", "error"]])
+
+    def _row(self, prediction: Prediction) -> list[object]:
+        probabilities = (str(round(probability, DIGITS)) for probability in prediction.probabilities)
+        lists = (self.separator.join(values) for values in (prediction.classes, probabilities))
+        return [prediction.path, *lists, prediction.error or ""]
+
+
 @contextmanager
 def open_output(path: Path | None, bar: LiveBar | None) -> Iterator[Write]:
     """A function that writes text to the file `path`, which appears when the block ends, or else to stdout.
@@ -141,6 +174,14 @@ def bar_stream() -> str | None:
         return "stdout"
     to_pipe = not sys.stdout.isatty() and not sys.stdout.seekable()
     return "stderr" if is_live_terminal(stderr=True) and not to_pipe else None
+
+
+def _ranked_texts(prediction: Prediction) -> list[tuple[str, str]]:
+    """The names and the probabilities of the classes in a prediction."""
+    return [
+        (printable(name), f"{probability:.1%}")
+        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
+    ]
 
 
 def printable(text: str) -> str:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from cnnzoo.checks import check_choice, check_int
-from cnnzoo.data import Augment, Preprocess, TorchLoader, auto_loader
+from cnnzoo.data import Preprocess, TorchLoader, auto_loader
 from cnnzoo.data.loaders.base import Loader
 from cnnzoo.data.loaders.batch_builder import Batch
 from cnnzoo.data.loaders.sampler import EpochSampler
+from cnnzoo.data.loaders.transfer import to_device
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.preprocess import normalize
 from cnnzoo.errors import UserError
@@ -31,7 +32,8 @@ class Prediction:
     """What a network says about one image file.
 
     classes, probabilities, indices: the names, probabilities (0 to 1) and numbers of the most probable classes, the
-        most probable one first; empty if the file could not be read.
+        most probable one first; empty if the file could not be read. Of a multi-label network, all classes whose
+        probability is at least their threshold, possibly none.
     error: why the file could not be read, in one line, or None.
     """
 
@@ -67,8 +69,9 @@ def predict_batches(
     """Classify image files; yields the predictions of one batch at a time, in the order of the paths.
 
     net: (N, C, H, W) -> (N, classes) logits, with `.preprocess` and, for the names, `.classes`, as `create_model`,
-        `load_run` and the file formats of cnnzoo give it. It is moved to the device, and set to evaluation mode.
-    topk: the number of classes in a prediction, at most those of the network.
+        `load_run` and the file formats of cnnzoo give it. With `.thresholds` it is a multi-label network. It is moved
+        to the device, and set to evaluation mode.
+    topk: the number of classes in a prediction, at most those of the network; of no effect for a multi-label network.
     batch_size: "auto" is at most 64 on a CPU and 256 on a GPU, and less if there are not enough images for all cores.
     device: "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU if there is one.
     precision: "32" or "bf16"; "auto" is bf16 on a CUDA device that computes in it.
@@ -125,18 +128,25 @@ class _Classifier:
         self.net = net.to(device).to(memory_format=torch.channels_last).eval()
         self.preprocess, self.topk, self.device, self.dtype = preprocess, topk, device, dtype
         self.names: Sequence[str] | None = getattr(net, "classes", None)
+        self.thresholds: list[float] | None = None
+        if hasattr(net, "thresholds"):
+            self.thresholds = torch.tensor(net.thresholds).tolist()  # rounded to float32, as the probabilities are
+            self.topk = len(self.thresholds)
         self.max_pending = int(device.type == "cuda")  # batches that a GPU works on while earlier results are read
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> _BatchResult:
-        errors = {file.path: file.reason for file in batch.bad_files}
+        # The channels and the bits are the network's, so advice to set those of the data is left out.
+        errors = {file.path: file.reason.partition("; type data.")[0] for file in batch.bad_files}
         if not len(batch.labels):
             return _BatchResult((), errors, None)
         is_cuda = self.device.type == "cuda"
-        images = normalize(batch.images.to(self.device), self.preprocess.mean, self.preprocess.std)
+        images, _ = to_device((batch.images, batch.labels), self.device)
+        images = normalize(images, self.preprocess.mean, self.preprocess.std)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.net(images)
-        probabilities, indices = logits.float().softmax(1).topk(min(self.topk, logits.shape[1]))
+        scores = logits.float().softmax(1) if self.thresholds is None else logits.float().sigmoid()
+        probabilities, indices = scores.topk(min(self.topk, logits.shape[1]))
         tensors = tuple(tensor.to("cpu", non_blocking=is_cuda) for tensor in (probabilities, indices, batch.labels))
         return _BatchResult(tensors, errors, torch.cuda.current_stream(self.device).record_event() if is_cuda else None)
 
@@ -147,6 +157,10 @@ class _Classifier:
         answers: dict[int, Prediction] = {}
         if result.tensors:
             for probabilities, indices, row in zip(*(tensor.tolist() for tensor in result.tensors), strict=True):
+                if self.thresholds is not None:
+                    ranked = zip(probabilities, indices, strict=True)
+                    kept = [(value, index) for value, index in ranked if value >= self.thresholds[index]]
+                    probabilities, indices = [value for value, _ in kept], [index for _, index in kept]
                 classes = map(str, indices) if self.names is None else (self.names[index] for index in indices)
                 path = paths[row - first]
                 answers[row] = Prediction(path, tuple(classes), tuple(probabilities), tuple(indices))
@@ -161,10 +175,11 @@ def _build_loader(
 ) -> Loader:
     sampler = EpochSampler(len(split), batch_size, seed=0, train=False)
     options: dict[str, Any] = {
-        "augment": Augment(eval_resize=preprocess.eval_resize),
+        "augment": preprocess.augment,
         "train": False,
         "image_size": preprocess.image_size,
         "channels": preprocess.channels,
+        "bits": preprocess.bits,
         "seed": 0,
         "on_bad_file": "skip",
         "device": device,

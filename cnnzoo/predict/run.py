@@ -15,7 +15,16 @@ from cnnzoo.data.loaders.base import Loader
 from cnnzoo.describe.tables import check_csv
 from cnnzoo.errors import UserError
 from cnnzoo.predict import settings
-from cnnzoo.predict.output import Csv, Format, JsonLines, Table, bar_stream, open_output
+from cnnzoo.predict.output import (
+    Csv,
+    Format,
+    JsonLines,
+    MultilabelCsv,
+    MultilabelTable,
+    Table,
+    bar_stream,
+    open_output,
+)
 from cnnzoo.predict.predictor import Prediction, predict_batches
 from cnnzoo.runtime.console import LiveBar, TimeLeftEstimator
 from cnnzoo.runtime.failures import is_out_of_memory
@@ -54,14 +63,17 @@ def predict(cfg: Any, net: nn.Module, paths: Sequence[str], loader: Callable[...
     )
     out = None if cfg.out is None or cfg.explain else Path(cfg.out)
     drawn: list[Prediction] = []
-    bad, start = 0, time.perf_counter()
+    drawable = bad = 0
+    start = time.perf_counter()
     with closing(batches), _progress(len(paths)) as (bar, report), open_output(out, bar) as write:
         text = _format(cfg, net, paths, out)
         write(text.header)
         for predictions in _without_memory_errors(batches, cfg.batch_size):
             write(text.rows(predictions))
             good = [prediction for prediction in predictions if prediction.error is None]
-            drawn += good[: cfg.explain_limit - len(drawn)] if cfg.explain else []
+            with_class = [prediction for prediction in good if prediction.classes] if cfg.explain else []
+            drawn += with_class[: cfg.explain_limit - len(drawn)]
+            drawable += len(with_class)
             bad += len(predictions) - len(good)
             report(len(predictions))
     good_count, seconds = len(paths) - bad, time.perf_counter() - start
@@ -71,7 +83,7 @@ def predict(cfg: Any, net: nn.Module, paths: Sequence[str], loader: Callable[...
     if out is not None:
         _note(f"Wrote {out}")
     if cfg.explain:
-        _draw(cfg, net, drawn, good_count)
+        _draw(cfg, net, drawn, drawable)
 
 
 def _format(cfg: Any, net: nn.Module, paths: Sequence[str], out: Path | None) -> Format:
@@ -79,6 +91,10 @@ def _format(cfg: Any, net: nn.Module, paths: Sequence[str], out: Path | None) ->
     name = settings.results_format(cfg)
     if name == "json":
         return JsonLines()
+    if hasattr(net, "thresholds"):
+        return (
+            MultilabelCsv() if name == "csv" else MultilabelTable(paths, None if out is not None else terminal_width())
+        )
     if name == "csv":
         return Csv(cfg.topk if classes is None else min(cfg.topk, len(classes)))
     return Table(paths, classes, width=None if out is not None else terminal_width())
@@ -91,14 +107,17 @@ def terminal_width() -> int | None:
     return Console().width if sys.stdout.isatty() else None
 
 
-def _draw(cfg: Any, net: nn.Module, drawn: Sequence[Prediction], good_count: int) -> None:
+def _draw(cfg: Any, net: nn.Module, drawn: Sequence[Prediction], drawable: int) -> None:
+    if not drawn:
+        _note("No pictures: no image has a class whose probability is above its threshold")
+        return
     from cnnzoo.predict.explain import save_explanations
 
     directory = settings.pictures_dir(cfg)
     pictures = save_explanations(net, drawn, directory, layer=cfg.layer)
     _note(f"Wrote {plural(len(pictures), 'picture')} to {directory}")
-    if len(drawn) < good_count:
-        _note(f"Only the first {plural(len(drawn), 'image')} of {good_count:,} are drawn; explain_limit=N draws more")
+    if len(drawn) < drawable:
+        _note(f"Only the first {plural(len(drawn), 'image')} of {drawable:,} are drawn; explain_limit=N draws more")
 
 
 def _note(text: str, bad: int = 0) -> None:

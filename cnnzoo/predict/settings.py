@@ -28,6 +28,7 @@ def check_config(cfg: Any) -> None:
     if cfg.format is not None:
         check_choice("format", cfg.format, FORMATS)
     check_bool("explain", cfg.explain)
+    check_bool("trust_code", cfg.trust_code)
     check_int("explain_limit", cfg.explain_limit, minimum=1)
     if cfg.layer is not None and not cfg.explain:
         raise UserError(f"layer={cfg.layer}: selects the feature maps to draw; also type explain=true")

@@ -1,4 +1,4 @@
-"""Atomic writes, and paths as a user would type them."""
+"""Atomic writes, paths as a user would type them, and the directory of the configuration."""
 
 import json
 import os
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from cnnzoo.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""The configuration: in the package where it was installed from a wheel, beside the package in a checkout."""
 
 
 @contextmanager

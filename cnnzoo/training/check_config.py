@@ -16,11 +16,11 @@ from cnnzoo.runtime.formatting import plural
 from cnnzoo.training.setting_checks import (
     COMPILE_MODES,
     EVALUATION_METRICS,
-    METRICS,
     OPTIMIZER_CHECKS,
     RUN_CHECKS,
     SCHEDULER_CHECKS,
     TRAINER_CHECKS,
+    TRAINING_METRICS,
     Check,
 )
 
@@ -42,6 +42,11 @@ def check_config(cfg: DictConfig) -> None:
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration has a reference without a value: {str(error).splitlines()[0]}") from error
     _check_values("", config, RUN_CHECKS)
+    task = config.get("task", "multiclass")
+    if "optimized_metric" in config:
+        metric, other = config["optimized_metric"], "multiclass" if task == "multilabel" else "multilabel"
+        note = f"({metric} is of task={other})" if metric in EVALUATION_METRICS[other] else ""
+        check_choice("optimized_metric", metric, EVALUATION_METRICS[task], note=note)
     for group, checks in (
         ("optimizer", OPTIMIZER_CHECKS),
         ("scheduler", SCHEDULER_CHECKS),
@@ -50,6 +55,7 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(config.get(group), dict):
             _check_values(f"{group}.", config[group], checks)
     _check_parts(config)
+    _check_custom(config)
     _check_loss(config)
     _check_optimizer(config.get("optimizer") or {}, config["trainer"]["strategy"])
     _check_validation(config)
@@ -76,6 +82,21 @@ def _check_parts(config: Mapping[str, Any]) -> None:
                 raise UserError(
                     f"{group}.{name}={node}: expected null, or keys of which {group}.{name}._target_ is the class"
                 )
+
+
+def _check_custom(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a setting that a network of the user cannot have."""
+    model = config["model"]
+    if "target" not in model:
+        return
+    settings = {
+        f"model.stem={model['stem']}": model["stem"] != "auto",
+        f"model.aux_weight={model.get('aux_weight')}": model.get("aux_weight"),
+        "gradient_checkpointing=true": config.get("gradient_checkpointing"),
+    }
+    for setting, is_set in settings.items():
+        if is_set:
+            raise UserError(f"{setting}: only cnnzoo's own networks have it, not {model['target']}; leave it out")
 
 
 def _check_loss(config: Mapping[str, Any]) -> None:
@@ -111,8 +132,9 @@ def _check_validation(config: Mapping[str, Any]) -> None:
     early_stopping = (config.get("callbacks") or {}).get("early_stopping") or {}
     users = []
     if "monitor" in scheduler:
-        if (metric := scheduler["monitor"]) not in METRICS:
-            raise UserError(f"scheduler.monitor={metric}: {unknown('metric', str(metric), METRICS)}")
+        metrics = known_metrics(config)
+        if (metric := scheduler["monitor"]) not in metrics:
+            raise UserError(f"scheduler.monitor={metric}: {unknown('metric', str(metric), metrics)}")
         check_number("scheduler.gamma", scheduler.get("gamma", 0), minimum=0, below=1)
         users.append("the schedule")
     if early_stopping.get("patience") is not None:
@@ -124,6 +146,12 @@ def _check_validation(config: Mapping[str, Any]) -> None:
             "trainer.check_val_every_n_epoch=null: the schedule needs a validation at the end of an epoch; type a "
             "number of epochs, or another scheduler"
         )
+
+
+def known_metrics(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The metrics that a callback or a schedule can monitor."""
+    task = config.get("task", "multiclass")
+    return (*EVALUATION_METRICS[task], *TRAINING_METRICS[task])
 
 
 def _check_trainer(config: Mapping[str, Any]) -> None:
@@ -170,6 +198,7 @@ def _check_trainer(config: Mapping[str, Any]) -> None:
 
 def _check_callbacks(config: Mapping[str, Any]) -> None:
     """Raise UserError for callbacks that cannot work, and for a monitored metric that is never logged."""
+    metrics = known_metrics(config)
     nodes = {name: node for name, node in (config.get("callbacks") or {}).items() if node is not None}
     packages = {node["_target_"].partition(".")[0] for node in nodes.values()}
     for name, node in nodes.items():
@@ -188,10 +217,10 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
             continue
         key, metric = f"callbacks.{name}.monitor", node["monitor"]
         if target == "CheckpointSaver":
-            check_choice(key, metric, EVALUATION_METRICS)
-        elif metric is not None and metric not in METRICS and packages <= {"cnnzoo", "pytorch_lightning", "lightning"}:
-            raise UserError(f"{key}={metric}: {unknown('metric', str(metric), METRICS)}")
-        elif metric in METRICS and not node["_target_"].startswith("cnnzoo."):
+            check_choice(key, metric, EVALUATION_METRICS[config.get("task", "multiclass")])
+        elif metric is not None and metric not in metrics and packages <= {"cnnzoo", "pytorch_lightning", "lightning"}:
+            raise UserError(f"{key}={metric}: {unknown('metric', str(metric), metrics)}")
+        elif metric in metrics and not node["_target_"].startswith("cnnzoo."):
             mode = "min" if "loss" in metric else "max"
             if node.get("mode", "min") != mode:
                 raise UserError(f"{key}={metric}: also type +callbacks.{name}.mode={mode}")

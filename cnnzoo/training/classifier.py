@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from cnnzoo.callbacks.class_report import per_class_report
 from cnnzoo.callbacks.steps import PROGRESS_BAR_VALUES, is_logged_step
 from cnnzoo.checks import check_number
 from cnnzoo.errors import UserError
@@ -21,7 +22,7 @@ from cnnzoo.training.losses import Mixing, classification_loss
 from cnnzoo.training.metrics import ClassCounts, Mean, class_averages, read_values, topk_correct
 from cnnzoo.training.optimizers import build_optimizer, call_factory, check_arguments, update_saved_settings
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float, labels (N,) int64; MultilabelClassifier: (N, num_classes)
 
 
 class Classifier(pl.LightningModule):
@@ -51,6 +52,8 @@ class Classifier(pl.LightningModule):
     `logged_values` are the values of the latest logged step, as numbers. `eval_counts` has for "val" and "test" the
     latest counts of `ClassCounts`.
     """
+
+    task = "multiclass"
 
     def __init__(
         self,
@@ -115,7 +118,6 @@ class Classifier(pl.LightningModule):
         targets = labels
         if self.mixing is not None:
             images, targets = self.mixing(images, labels)
-            labels = targets.argmax(1)
         aux_logits: list[Tensor] = []
         if self.aux_weight:
             logits, aux_logits = self.net.forward_with_aux(self._convert(images))
@@ -124,18 +126,21 @@ class Classifier(pl.LightningModule):
         loss = self._loss(logits, targets)
         for aux in aux_logits:
             loss = loss + self.aux_weight * self._loss(aux, targets)
-        count = len(labels)
-        correct = topk_correct(logits.detach(), labels, 1).sum()
-        means = self.train_means
-        means["loss"].add(loss.detach(), times=count, images=count)
-        means["acc1"].add(correct, images=count)
-        self._log_means("train", means, suffix="_epoch")
+        count = self._batch_images = len(labels)
         # The learning rate changes before the values are read, after the step.
         self._step_values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._step_values["train/loss"] = loss.detach()
-        self._step_values["train/acc1"] = correct
-        self._batch_images = count
+        self.train_means["loss"].add(loss.detach(), times=count, images=count)
+        self._add_accuracy(logits.detach(), targets)
+        self._log_means("train", self.train_means, suffix="_epoch")
         return loss
+
+    def _add_accuracy(self, logits: Tensor, targets: Tensor) -> None:
+        """Add the accuracy of a training batch to the means and to the values of the step."""
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        correct = topk_correct(logits, labels, 1).sum()
+        self.train_means["acc1"].add(correct, images=len(labels))
+        self._step_values["train/acc1"] = correct
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return classification_loss(
@@ -156,17 +161,21 @@ class Classifier(pl.LightningModule):
 
     def _evaluation_step(self, batch: Batch, stage: str) -> Tensor:
         images, labels = batch
-        logits, count = self(images), len(labels)
+        logits = self(images)
         if self.test_time_flip:
             logits = (logits + self(images.flip(-1))) / 2
+        self._add_evaluated(stage, logits, labels)
+        return logits
+
+    def _add_evaluated(self, stage: str, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the metrics of an evaluation."""
+        count, means = len(labels), self.eval_means[stage]
         if stage in self.class_counts:
             self.class_counts[stage].add(logits.argmax(1), labels)
-        means = self.eval_means[stage]
         means["loss"].add(F.cross_entropy(logits, labels), times=count, images=count)
         for k in self.topk:
             means[f"acc{k}"].add(topk_correct(logits, labels, k).sum(), images=count)
         self._log_means(stage, means, prog_bar="acc1" if stage == "val" else None)
-        return logits
 
     def _log_means(self, stage: str, means: Any, *, suffix: str = "", prog_bar: str | None = None) -> None:
         """In the first step of an epoch, register its means with Lightning, which reads and resets them at its end."""
@@ -202,6 +211,15 @@ class Classifier(pl.LightningModule):
         for name, value in class_averages(counts).items():
             self.log(f"{stage}/{name}", value, sync_dist=self.trainer.world_size > 1)
 
+    def class_reports(self, names: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+        """For "val" and "test", as far as they were evaluated, the figures of each class; `names` are the classes."""
+        return {stage: per_class_report(counts, names) for stage, counts in self.eval_counts.items()}
+
+    def restore_validation(self, saved: Mapping[str, Any]) -> None:
+        """Take over the validation of a checkpoint, from its entry "cnnzoo"."""
+        if saved.get("val_counts"):
+            self.eval_counts["val"] = saved["val_counts"]
+
     def log_step(self, values: Mapping[str, Tensor | float]) -> None:
         """Log values with the present step, if it is a logged one. Callbacks call it at any time within the step."""
         self._step_values.update(values)
@@ -210,7 +228,8 @@ class Classifier(pl.LightningModule):
         """Read and log the values of a logged step. Lightning calls it after the callbacks."""
         if is_logged_step(self.trainer):
             values = read_values(self._step_values)
-            values["train/acc1"] /= self._batch_images
+            if "train/acc1" in values:
+                values["train/acc1"] /= self._batch_images
             self.logged_values = values
             log_row(self.trainer, values, prog_bar=PROGRESS_BAR_VALUES)
         self._step_values = {}

@@ -56,11 +56,16 @@ def freeze_callbacks(cfg: DictConfig, net: nn.Module) -> list[FreezeBackbone]:
         epochs = cfg.freeze_epochs = int(bool(replaced) and can_freeze)
     if not epochs:
         return []
-    if cfg.model.weights is None:
+    if cfg.model.weights is None and "target" not in cfg.model:  # a network of the user may load its weights itself
         raise UserError(f"freeze_epochs={epochs}: the weights are random; type model.weights=FILE, or freeze_epochs=0")
     if not isinstance(cfg.trainer.strategy, str):
         raise UserError(f"freeze_epochs={epochs}: sharded weights cannot be frozen; type freeze_epochs=0")
     head = replaced or head_parameters(net)
+    if not head and "target" in cfg.model:
+        raise UserError(
+            f"freeze_epochs={epochs}: {cfg.model.target} has no layer with one output per class; type freeze_epochs=0, "
+            "or give it a method get_classifier that returns its last layer"
+        )
     if not head:
         raise UserError(f"freeze_epochs={epochs}: the last layer of {cfg.model.name} has no parameters; leave it out")
     return [FreezeBackbone(epochs, head)]

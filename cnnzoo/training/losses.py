@@ -1,6 +1,7 @@
 """The training loss, and the mixing of images (mixup, cutmix) that changes its targets."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from cnnzoo.errors import UserError
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(images (N, C, H, W), labels (N,)) -> (mixed images, target probabilities (N, num_classes))."""
+"""(images (N, C, H, W), labels (N,) or multi-hot (N, num_classes)) -> (mixed images, targets (N, num_classes))."""
 
 
 def classification_loss(
@@ -46,14 +47,26 @@ def balanced_class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> l
     return np.divide(len(labels), num_classes * counts, out=np.zeros(num_classes), where=counts > 0).tolist()
 
 
+def balanced_positive_weights(labels: npt.NDArray[np.uint8]) -> list[float]:
+    """Images outside the class / images of the class for each class, as for `pos_weight` of PyTorch; 1 without images.
+
+    labels: multi-hot, (N, num_classes).
+    """
+    counts = labels.sum(axis=0, dtype=np.int64)
+    return np.divide(len(labels) - counts, counts, out=np.ones(len(counts)), where=counts > 0).tolist()
+
+
 def resolve_class_weights(
-    value: str | Sequence[float] | None, labels: npt.NDArray[np.int64], num_classes: int
+    value: str | Sequence[float] | None, labels: npt.NDArray[Any], num_classes: int
 ) -> list[float] | None:
-    """The setting `class_weights` as one number per class; raises UserError if a list has another length."""
+    """The setting `class_weights` as one number per class; raises UserError if a list has another length.
+
+    labels: (N,), or multi-hot (N, num_classes), for which "balanced" gives `balanced_positive_weights`.
+    """
     if value is None:
         return None
     if value == "balanced":
-        return balanced_class_weights(labels, num_classes)
+        return balanced_class_weights(labels, num_classes) if labels.ndim == 1 else balanced_positive_weights(labels)
     weights = [float(weight) for weight in value]
     if len(weights) != num_classes:
         raise UserError(
@@ -79,6 +92,7 @@ def build_mixing(mixup: float, cutmix: float, num_classes: int) -> Mixing | None
 
     def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         index = int(torch.randint(len(transforms), (1,))) if len(transforms) > 1 else 0
-        return transforms[index](images, F.one_hot(labels, num_classes).to(images.dtype))
+        targets = F.one_hot(labels, num_classes) if labels.ndim == 1 else labels
+        return transforms[index](images, targets.to(images.dtype))
 
     return mix

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from cnnzoo.errors import UserError
+from cnnzoo.errors import UserCodeError, UserError
 
 MAX_DEPTHS = 8
 """Layers are divided into at most so many parts with different learning rates, as more groups take more time."""
@@ -88,7 +88,7 @@ def call_factory(key: str, factory: Callable[..., Any], *args: Any, **kwargs: An
         return factory(*args, **kwargs)
     except (TypeError, ValueError) as error:
         values = ", ".join(f"{key}.{name}={value}" for name, value in getattr(factory, "keywords", {}).items())
-        raise UserError(f"{key}: {error} ({values})") from error
+        raise UserCodeError(f"{key}: {error} ({values})") from error
 
 
 def check_arguments(key: str, factory: Callable[..., Any] | None, *, given: Sequence[str] = ()) -> None:

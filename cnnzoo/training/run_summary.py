@@ -15,10 +15,12 @@ from cnnzoo.data.cache.available_memory import available_bytes
 from cnnzoo.data.cache.cache import Cache
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.data.loaders.base import Loader
+from cnnzoo.data.transforms.pixel_format import format_text
 from cnnzoo.models.input_spec import InputSpec
 from cnnzoo.runtime.command import config_options, job_command
 from cnnzoo.runtime.files import display_path
 from cnnzoo.runtime.formatting import format_bytes, plural
+from cnnzoo.sizes import size_override, size_text
 
 log = logging.getLogger(__name__)
 
@@ -38,28 +40,33 @@ def run_table(
     sizes = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
     train = splits["train"]
     assert train is not None
-    grows = data.start_size is not None and loader.image_size < input_spec.image_size
-    growth = f" (from {loader.image_size} in the first epochs)" if grows else ""
+    grows = data.start_size is not None and loader.image_size != input_spec.image_size
+    growth = f" (from {size_override(loader.image_size)} in the first epochs)" if grows else ""
+    fit = "" if data.augment.fit == "crop" else f", fit={data.augment.fit}"
     per_device = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
+    kind = cfg.model.get("target") or f"{input_spec.stem} stem"
     return {
-        "model": f"{cfg.model.name} ({input_spec.stem} stem), {parameters:,} parameters",
+        "model": f"{cfg.model.name} ({kind}), {parameters:,} parameters",
         "data": f"{data.name}: {data.num_classes} classes, {', '.join(sizes)} images",
-        "input": f"{input_spec.image_size} x {input_spec.image_size} pixels{growth}, {input_spec.channels} "
-        f"channel{'s' if input_spec.channels > 1 else ''}, batches of {data.batch_size}{per_device}",
+        "input": f"{size_text(input_spec.image_size)}{growth}{fit}, "
+        f"{format_text(input_spec.channels, data.bits)}, batches of {data.batch_size}{per_device}",
         "device": device_summary(trainer, cfg),
         "loader": loader.describe(),
-        "cache": "not needed: the set is in memory" if train.paths is None else _cache_text(data.resolved_cache),
+        "cache": _cache_text(data.resolved_cache) if train.has_files else "not needed: the set is in memory",
         "run": display_path(Path(cfg.run_dir)),
     }
 
 
-def final_table(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
-    """The table after training: the results, and commands that use them."""
+def final_table(metrics: Mapping[str, Any], run_dir: Path, *, is_custom: bool = False) -> dict[str, str]:
+    """The table after training: the results, and commands that use them.
+
+    is_custom: whether it is a network of the user, whose code the commands must be told to trust.
+    """
     rows = {"validation": "none: there is no best epoch, so the last one counts"}
-    if "val/acc1" in metrics:
+    if "val/loss" in metrics:
         epoch = f" (epoch {metrics['best_epoch']}, the best)" if "best_epoch" in metrics else ""
         rows["validation"] = _accuracy_text(metrics, "val") + epoch
-    if "test/acc1" in metrics:
+    if "test/loss" in metrics:
         rows["test"] = _accuracy_text(metrics, "test")
     rows["time"] = f"{metrics['seconds']:,.0f} s for {plural(metrics['epochs'], 'epoch')}"
     run_path = display_path(run_dir)
@@ -69,7 +76,8 @@ def final_table(metrics: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     name = next((name for name in ("best", "last") if (run_dir / "checkpoints" / f"{name}.ckpt").exists()), None)
     if name is not None:
         checkpoint = "" if name == "best" else f" checkpoint={name}"
-        rows["use it"] = f"{job_command('predict')} {shlex.quote(f'run={run_path}')}{checkpoint} images=IMAGE"
+        trust = " trust_code=true" if is_custom else ""
+        rows["use it"] = f"{job_command('predict')} {shlex.quote(f'run={run_path}')}{checkpoint}{trust} images=IMAGE"
         weights = shlex.quote(f"model.weights={run_path}/checkpoints/{name}.ckpt")
         rows["start from it"] = f"{rerun_command(run_dir)} {weights}"
     return rows
@@ -88,6 +96,7 @@ def rerun_command(run_dir: Path) -> str:
 
 def hyperparameters(cfg: DictConfig, input_spec: InputSpec, loader: str) -> dict[str, bool | str | float | int]:
     """The settings by which runs are compared, as a flat dict for the loggers."""
+    height, width = input_spec.image_size
     optimizer, scheduler = cfg.optimizer._target_.split(".")[-1], cfg.scheduler._target_.split(".")[-1]
     values = {
         "model": cfg.model.name,
@@ -98,7 +107,7 @@ def hyperparameters(cfg: DictConfig, input_spec: InputSpec, loader: str) -> dict
         "scheduler": scheduler,
         "epochs": cfg.trainer.max_epochs,
         "batch_size": cfg.data.batch_size,
-        "image_size": input_spec.image_size,
+        "image_size": height if height == width else size_override((height, width)),
         "stem": input_spec.stem,
         "augment": _augment_text(cfg.augment),
         "loader": loader,
@@ -138,7 +147,7 @@ def cli_overrides(cfg: DictConfig) -> dict[str, bool | str | float | int]:
 
 
 def _accuracy_text(metrics: Mapping[str, Any], stage: str) -> str:
-    names = ("acc1", "acc5", "loss")
+    names = ("map", "f1", "loss") if f"{stage}/map" in metrics else ("acc1", "acc5", "loss")
     return ", ".join(f"{name} {metrics[f'{stage}/{name}']:.4f}" for name in names if f"{stage}/{name}" in metrics)
 
 

@@ -10,9 +10,16 @@ from cnnzoo.errors import UserError
 Check = Callable[[str, Any], object]
 """Called with a key and its value; raises UserError for a value that is not allowed."""
 
-EVALUATION_METRICS = ("val/acc1", "val/acc5", "val/balanced_acc", "val/f1", "val/loss")
-METRICS = (*EVALUATION_METRICS, "train/loss", "train/acc1", "train/loss_epoch", "train/acc1_epoch")
-"""Metrics that a callback can monitor."""
+EVALUATION_METRICS = {
+    "multiclass": ("val/acc1", "val/acc5", "val/balanced_acc", "val/f1", "val/loss"),
+    "multilabel": ("val/map", "val/f1", "val/loss"),
+}
+"""Metrics of a validation, by task."""
+TRAINING_METRICS = {
+    "multiclass": ("train/loss", "train/acc1", "train/loss_epoch", "train/acc1_epoch"),
+    "multilabel": ("train/loss", "train/loss_epoch"),
+}
+"""Further metrics that a callback can monitor, by task."""
 PRECISIONS = ("auto", "16", "16-true", "16-mixed", "bf16", "bf16-true", "bf16-mixed", "32", "32-true", "64", "64-true")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 PROFILERS = ("simple", "advanced", "pytorch")
@@ -131,6 +138,7 @@ def _milestones(key: str, value: Any) -> None:
 
 RUN_CHECKS: dict[str, Check] = {
     "seed": lambda key, value: check_int(key, value, minimum=0, maximum=2**32 - 1),
+    "task": _choice(*EVALUATION_METRICS),
     "test": check_bool,
     "compile": _compile,
     "channels_last": _bool_or_auto,
@@ -147,7 +155,6 @@ RUN_CHECKS: dict[str, Check] = {
     "first_layer_lr_ratio": lambda key, value: value == "auto" or check_number(key, value, above=0, maximum=1),
     "gradient_checkpointing": check_bool,
     "test_time_flip": check_bool,
-    "optimized_metric": _choice(*EVALUATION_METRICS),
 }
 OPTIMIZER_CHECKS: dict[str, Check] = {
     "lr": _number(minimum=0),

@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.callbacks import EMA, CheckpointSaver, Throughput
-from cnnzoo.callbacks.class_report import per_class_report
 from cnnzoo.callbacks.tensorboard.hparams import write_hparams
 from cnnzoo.data.datamodule import DataModule
 from cnnzoo.errors import UserError
@@ -34,10 +31,7 @@ from cnnzoo.runtime.files import write_json
 from cnnzoo.runtime.formatting import plural
 from cnnzoo.runtime.signals import exit_for_signal, handle_signals
 from cnnzoo.training.classifier import Classifier
-from cnnzoo.training.compilation import compile_network
 from cnnzoo.training.fit import fit
-from cnnzoo.training.gradient_checkpointing import checkpoint_gradients
-from cnnzoo.training.losses import build_mixing, resolve_class_weights
 from cnnzoo.training.resume import prepare_resume
 from cnnzoo.training.run_summary import cli_overrides, final_table, hyperparameters, log_table, run_table
 
@@ -72,15 +66,19 @@ def build_network(cfg: DictConfig, data: DataModule) -> tuple[nn.Module, InputSp
 
     Raises UserError if the settings do not fit the network or the data.
     """
-    model_info = info(cfg.name)
-    if (family := model_info.family) != cfg.family:
-        raise UserError(f"model.name={cfg.name}: it is of the family {family}; also type model={family}")
     if cfg.num_classes not in (None, data.num_classes):
         names = ", ".join(data.classes[:3]) + (", ..." if data.num_classes > 3 else "")
         raise UserError(
             f"model.num_classes={cfg.num_classes}: data.name={data.name} has {data.num_classes} classes ({names}); "
             "leave model.num_classes out"
         )
+    if "target" in cfg:
+        from cnnzoo.training.custom import build_custom_network  # here: most runs train a network of the zoo
+
+        return build_custom_network(cfg, data)
+    model_info = info(cfg.name)
+    if (family := model_info.family) != cfg.family:
+        raise UserError(f"model.name={cfg.name}: it is of the family {family}; also type model={family}")
     weights, preprocessing = cfg.weights, None
     if weights is not None:
         from cnnzoo.inference.hub import local_weights
@@ -137,56 +135,6 @@ def lower_batch_size(data: DataModule, cfg: DictConfig, world_size: int) -> None
         images_text = plural(len(train), "training image")
         log.info("batch size %d -> %d: the data has %s%s", data.batch_size, size, images_text, devices)
         data.batch_size = cfg.data.batch_size = size
-
-
-def build_classifier(
-    net: nn.Module,
-    input_spec: InputSpec,
-    data: DataModule,
-    *,
-    optimizer: Callable[..., Optimizer],
-    scheduler: Callable[..., LRScheduler | list[dict[str, Any]]] | None,
-    cfg: DictConfig,
-) -> Classifier:
-    """Wrap the network with its optimizer, scheduler and loss; compile it in place if `cfg.compile`.
-
-    With five classes or fewer, the top-5 accuracy is always 1 and is not logged; raises `UserError` if it is to be
-    optimized.
-    """
-    if data.num_classes <= 5 and cfg.get("optimized_metric") == "val/acc5":
-        raise UserError(
-            f"optimized_metric=val/acc5: {data.name} has {data.num_classes} classes, so the top-5 accuracy is always "
-            "1; type optimized_metric=val/acc1"
-        )
-    aux_weight = cfg.model.get("aux_weight", 0.0) if cfg.model.args.get("aux_logits") else 0.0
-    if cfg.get("gradient_checkpointing"):
-        checkpoint_gradients(net)
-    if cfg.compile:
-        compile_network(net, cfg.compile, data, with_aux=bool(aux_weight))
-    train = data.split("train")
-    assert train is not None
-    return Classifier(
-        net,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        decay_norm_bias=cfg.get("decay_norm_bias", False),
-        first_layer_lr_ratio=cfg.get("first_layer_lr_ratio", 1.0),
-        label_smoothing=cfg.label_smoothing,
-        class_weights=resolve_class_weights(cfg.get("class_weights"), train.labels, data.num_classes),
-        focal_gamma=cfg.get("focal_gamma", 0.0),
-        mixing=build_mixing(cfg.get("mixup", 0.0), cfg.get("cutmix", 0.0), data.num_classes),
-        aux_weight=aux_weight,
-        test_time_flip=cfg.get("test_time_flip", False),
-        channels_last=cfg.channels_last,
-        topk=(1, 5) if data.num_classes > 5 else (1,),
-        num_classes=data.num_classes,
-        metadata={
-            "model": dict(net.arguments),  # type: ignore[arg-type]
-            "data": data.name,
-            "classes": list(data.classes),
-            "preprocess": data.preprocess,
-        },
-    )
 
 
 def build_strategy(trainer: DictConfig, *, has_frozen_parameters: bool = False) -> str | DictConfig | Strategy:
@@ -291,8 +239,7 @@ def _test_and_report(
         classifier.load_full_state_dict(checkpoint["state_dict"])
         saved = checkpoint["cnnzoo"]
         metrics |= {name: value for name, value in saved["metrics"].items() if name.startswith("val/")}
-        if saved.get("val_counts"):
-            classifier.eval_counts["val"] = saved["val_counts"]
+        classifier.restore_validation(saved)
     if cfg.test and data.has_test:
         trainer.test(classifier, datamodule=data, verbose=False)
         metrics |= {name: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("test/")}
@@ -303,8 +250,8 @@ def _test_and_report(
     report: dict[str, Any] = {**metrics, "parameters": parameters, "epochs": epochs, "seconds": round(seconds, 1)}
     if path is not None and path.stem == "best":
         report["best_epoch"] = checkpoint["cnnzoo"]["epochs"]
-    for stage, counts in classifier.eval_counts.items():
-        report[f"{stage}/per_class"] = per_class_report(counts, data.classes)
+    for stage, classes in classifier.class_reports(data.classes).items():
+        report[f"{stage}/per_class"] = classes
     if not data.has_test:
         report["tested"] = "nothing: the data has no test split"
     if trainer.is_global_zero:
@@ -314,7 +261,7 @@ def _test_and_report(
                 with SummaryWriter(logger.log_dir) as writer:  # the logger has closed its writer
                     write_hparams(writer, table, metrics, first=cli_overrides(cfg), step=trainer.global_step)
         finish_wandb()
-        log_table(final_table(report, run_dir))
+        log_table(final_table(report, run_dir, is_custom="target" in cfg.model))
     return metrics.get(cfg.optimized_metric, math.nan)
 
 

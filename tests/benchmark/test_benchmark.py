@@ -1,6 +1,7 @@
 """The job `benchmark.py` with the real configuration on little data: output, CSV file and error messages."""
 
 import csv
+import json
 import re
 
 import hydra
@@ -81,6 +82,15 @@ def test_benchmark_files_measures_all_settings(run_benchmark, photos, tmp_path):
     assert len([line for line in table if "*" in line]) == 1
     assert table_value(output, "limit").startswith(("the data: ", "the network: "))
     assert sorted(tmp_path.iterdir()) == [path, photos]
+
+
+def test_json_has_the_rows_of_the_table_and_a_chart(run_benchmark, tmp_path):
+    path = tmp_path / "data.json"
+    run_benchmark("data=digits", "loader.workers=0", f"json={path}")
+    contents = json.loads(path.read_text())
+    assert [(row["workers"], row["chosen"]) for row in contents["results"]] == [(0, True)]
+    assert contents["settings"]["model"] == "lenet5"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_cache_larger_than_budget_is_not_measured(run_benchmark, photos, tmp_path, monkeypatch):
@@ -178,7 +188,8 @@ def test_unwritable_csv_is_an_error_before_measuring(run_benchmark, tmp_path, mo
 
 def test_config_composes_for_every_family():
     for family in cli.ConfigTree("train").choices("model"):
-        overrides, _ = cli.prepare([f"model={family}", "trainer=gpu"], job="benchmark", help_text="")
+        target = ["model.target=mynet.TinyNet"] if family == "custom" else []
+        overrides, _ = cli.prepare([f"model={family}", *target, "trainer=gpu"], job="benchmark", help_text="")
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             cfg = hydra.compose("benchmark", overrides=overrides)
         assert (cfg.model.family, cfg.trainer.accelerator, cfg.trainer.max_epochs) == (family, "gpu", -1)

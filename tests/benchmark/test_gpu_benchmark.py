@@ -89,7 +89,8 @@ def test_all_checks_that_need_no_gpu_pass(run_job, caplog):
     assert contents["machine"]["packages"]["torch"]
     lines = [record.getMessage() for record in caplog.records]
     assert [sum(line.startswith(f"{name} ") for line in lines) for name in figures] == [1] * len(figures)
-    assert re.fullmatch(rf"result +{len(results(contents, 'pass'))} pass, .*", lines[-3])
+    assert re.fullmatch(rf"result +{len(results(contents, 'pass'))} pass, .*", lines[-4])
+    assert re.fullmatch(r"chart +.*results\.png", lines[-1])
 
 
 def test_failing_check_fails_the_job_and_others_run(run_job, monkeypatch):
@@ -140,8 +141,8 @@ def test_invalid_override_is_an_error_before_measuring(overrides, message, compo
     ("name", "key", "message"),
     [
         ("gpu", "model.name", "model.name: job=gpu does not read it; leave it out"),
-        ("gpu", "csv", "csv: job=gpu does not read it; leave it out"),
-        ("data", "json", "json: only job=gpu reads it; leave it out"),
+        ("gpu", "csv", "csv: only job=data reads it; leave it out"),
+        ("data", "small", "small: only job=gpu reads it; leave it out"),
     ],
 )
 def test_key_of_the_other_job_is_an_error(name, key, message, compose, monkeypatch):
@@ -171,4 +172,4 @@ def test_script_runs_the_kernel_in_the_interpreter(tmp_path, fork):
     assert failed == []
     assert process.returncode == (1 if contents["counts"]["fail"] else 0)
     assert "kernel, random_resized: largest difference" in results(contents, "pass")
-    assert list(tmp_path.iterdir()) == [tmp_path / "gpu_benchmark.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu_benchmark.json", "gpu_benchmark.png"}

@@ -153,7 +153,7 @@ def test_memory_growth_is_relative_to_the_third_epoch():
 def test_hand_written_loss_includes_auxiliary_losses():
     logits, aux, labels = torch.randn(2, 3), torch.randn(2, 3), torch.tensor([0, 2])
     net = SimpleNamespace(forward_with_aux=lambda images: (logits, [aux, aux]))
-    loss = gpu_training._loss(SimpleNamespace(net=net, aux_weight=0.3), None, labels)
+    loss = gpu_training._loss(net, None, labels, 0.3)
     cross_entropy = torch.nn.functional.cross_entropy
     assert float(loss) == pytest.approx(float(cross_entropy(logits, labels) + 0.6 * cross_entropy(aux, labels)))
 

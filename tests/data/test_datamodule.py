@@ -92,7 +92,7 @@ def test_loader_gets_the_trainers_device(tree):
 def test_properties_do_not_read_the_images():
     data = DataModule(Digits)
     assert (data.name, data.num_classes, data.classes[3]) == ("digits", 10, "3")
-    assert (data.proposed_image_size, data.proposed_channels) == (16, 1)
+    assert (data.proposed_image_size, data.proposed_channels) == ((16, 16), 1)
     assert (data.requested_image_size, data.requested_channels, data.input_resolved) == (None, None, False)
     assert "_arrays" not in vars(data.source)
 
@@ -130,7 +130,7 @@ def test_set_input_overrides_the_request():
     assert next(iter(data.train_dataloader()))[0].shape[1:] == (1, 14, 14)
     data.set_input(image_size=9, channels=3)
     assert next(iter(data.train_dataloader()))[0].shape[1:] == (3, 9, 9)
-    assert (data.resolved_image_size, data.resolved_channels) == (9, 3)
+    assert (data.resolved_image_size, data.resolved_channels) == ((9, 9), 3)
 
 
 def test_mean_and_std_channels_and_precedence():
@@ -329,6 +329,8 @@ def test_ranks_of_a_trainer_share_the_images(loader):
 @pytest.mark.parametrize(("device", "expected"), [("cpu", False), ("mps", False), ("cuda", True)])
 def test_transfer_is_non_blocking_only_on_cuda(device, expected):
     calls = []
-    tensor = SimpleNamespace(to=lambda device, non_blocking: calls.append((device.type, non_blocking)))
+    tensor = SimpleNamespace(
+        dtype=torch.uint8, to=lambda device, non_blocking: calls.append((device.type, non_blocking))
+    )
     DataModule(Digits).transfer_batch_to_device((tensor, tensor), torch.device(device), 0)
     assert calls == [(device, expected)] * 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnnzoo.data.counter_rng import AUGMENT_STREAM, SHUFFLE_STREAM, permutation, uniform
-from cnnzoo.data.split import stratified_split, train_val_test_split
+from cnnzoo.data.split import rarest_classes, stratified_split, train_val_test_split
 from cnnzoo.errors import UserError
 
 
@@ -59,6 +59,28 @@ def test_uniform_row_depends_on_its_index_only():
         uniform(AUGMENT_STREAM, 1, 3, [3], 5),
     ]
     assert all(not np.array_equal(numbers[1], other[0]) for other in others)
+
+
+def test_rarest_classes_of_multi_hot_rows():
+    labels = np.zeros((20, 3), np.uint8)
+    labels[:12, 0], labels[3:9, 1], labels[8:11, 2] = 1, 1, 1
+    assert rarest_classes(labels).tolist() == [0] * 3 + [1] * 5 + [2] * 3 + [0] + [-1] * 8
+    labels[8:10, 2] = 0  # class 2 has one image left, which joins the largest group
+    assert rarest_classes(labels).tolist() == [0] * 3 + [1] * 6 + [0, -1, 0] + [-1] * 8
+
+
+def test_train_val_test_split_of_multi_hot_rows():
+    rng = np.random.default_rng(0)
+    fractions = np.array([0.5, 0.2, 0.05, 0.01])
+    labels = (rng.random((5000, 4)) < fractions).astype(np.uint8)
+    parts = train_val_test_split(labels, seed=0)
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(5000))
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 3600, "val": 400, "test": 1000}
+    for name, fraction in (("train", 0.72), ("val", 0.08), ("test", 0.2)):
+        counts = labels[parts[name]].sum(axis=0)
+        np.testing.assert_allclose(counts, fraction * labels.sum(axis=0), rtol=0.1, atol=1)
+    again = train_val_test_split(labels, seed=0)
+    assert all(np.array_equal(parts[name], again[name]) for name in parts)
 
 
 def test_uniform_and_permutation_are_pinned():

@@ -77,7 +77,8 @@ def test_confusion_of_many_classes_is_a_map_of_colors():
 def test_read_curves_counts_epochs_and_leaves_out_gaps(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,val/acc1,val/loss\n0,,\n0,0.5,nan\n1,0.75,0.1\n")
     curves = read_curves(tmp_path)
-    assert curves == {"train/loss_epoch": [], "val/loss": [(2, 0.1)], "val/acc1": [(1, 0.5), (2, 0.75)]}
+    expected = {"train/loss_epoch": [], "val/loss": [(2, 0.1)], "val/acc1": [(1, 0.5), (2, 0.75)], "val/map": []}
+    assert curves == expected
     assert read_curves(tmp_path / "none") == read_curves(None)
 
 

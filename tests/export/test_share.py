@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 import cnnzoo
 from cnnzoo import cli
+from cnnzoo.data import Preprocess
 from cnnzoo.errors import UserError
-from cnnzoo.export.card import training_command
+from cnnzoo.export.card import _preprocessing_text, training_command
 from cnnzoo.jobs import share
 from cnnzoo.models import create_model
 
@@ -124,6 +125,26 @@ def test_dry_run_writes_the_folder_and_uploads_nothing(run_dir, job, hub, tmp_pa
     assert net.classes == ("Ähre", "a `b`", "c|d")
     assert (out / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "text"),
+    [
+        (
+            (24, 40),
+            "crop",
+            "it to cover 30 x 50 pixels (height x width) (bilinear, antialiased), crops the central",
+        ),
+        (
+            (24, 40),
+            "pad",
+            "it to fit inside 24 x 40 pixels (height x width) (bilinear, antialiased), fills the rest",
+        ),
+        ((32, 32), "squash", "it to 32 x 32 pixels (bilinear, antialiased), scales"),
+    ],
+)
+def test_card_says_how_images_fit(size, fit, text):
+    assert f"resizes {text}" in _preprocessing_text(Preprocess(size, 1.25, 3, [0.5] * 3, [0.5] * 3, fit))
 
 
 def test_card_is_readable_by_the_hub(run_dir, job, tmp_path):

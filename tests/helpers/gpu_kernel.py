@@ -39,7 +39,7 @@ def transform_or_skip(source: Tensor, table: Tensor, out: Tensor, erase_fill: Se
 
 def transform_by_interpolate(source: Tensor, table: Tensor, out: Tensor, erase_fill: Sequence[int]) -> None:
     """Do what `gpu_kernel.transform` does with torch's antialiased resize."""
-    _, side, _, channels = out.shape
+    _, out_height, out_width, channels = out.shape
     fill = torch.tensor(erase_fill, dtype=torch.uint8)
     for values, image in zip(table.tolist(), out, strict=True):
         row = dict(zip(COLUMNS, values, strict=True))
@@ -48,8 +48,10 @@ def transform_by_interpolate(source: Tensor, table: Tensor, out: Tensor, erase_f
         height, width, top, left = (row[name] for name in ("resized_height", "resized_width", "top", "left"))
         resized = F.interpolate(box.permute(2, 0, 1)[None], (height, width), mode="bilinear", antialias=True)[0]
         # Padding of negative width crops, and zeros are black.
-        window = F.pad(resized, (-left, left + side - width, -top, top + side - height))
+        window = F.pad(resized, (-left, left + out_width - width, -top, top + out_height - height))
         window = window.permute(1, 2, 0)
-        image.copy_(window.flip(1) if row["flip"] else window)
+        window = window.flip(1) if row["flip"] else window
+        window = window.flip(0) if row["vertical_flip"] else window
+        image.copy_(window.transpose(0, 1) if row["transpose"] else window)
         y, x = row["erase_top"], row["erase_left"]
         image[y : y + row["erase_height"], x : x + row["erase_width"]] = fill

@@ -31,19 +31,23 @@ def decoded(split, channels=3):
 
 def transform_on_cpu(source, table, out, erase_fill):
     """Do the work of `gpu_kernel.transform` on the CPU. Triton's interpreter would take 0.1 s for each image."""
-    side, channels = out.shape[1], out.shape[3]
+    _, out_height, out_width, channels = out.shape
     for row, image in zip(table.tolist(), out.numpy(), strict=True):
-        start, row_bytes, *sizes, top, left, flip, erase_top, erase_left, erase_height, erase_width, _ = row
-        height, width, *resized_size = sizes
+        start, row_bytes, height, width, *resized_size, top, left = row[:8]
+        flip, vertical_flip, transpose, erase_top, erase_left, erase_height, erase_width, _ = row[8:]
         box = np.lib.stride_tricks.as_strided(
             source.numpy()[start:], (height, width, channels), (row_bytes, channels, 1)
         )
         resized = resize(np.ascontiguousarray(box)[None], *resized_size)[0]
-        y, x = top + np.arange(side), left + np.arange(side)
+        y, x = top + np.arange(out_height), left + np.arange(out_width)
         inside = ((y >= 0) & (y < resized_size[0]))[:, None] & ((x >= 0) & (x < resized_size[1]))
         image[...] = resized.take(y, 0, mode="clip").take(x, 1, mode="clip") * inside[..., None]
         if flip:
             image[...] = image[:, ::-1].copy()
+        if vertical_flip:
+            image[...] = image[::-1].copy()
+        if transpose:
+            image[...] = image.transpose(1, 0, 2).copy()
         image[erase_top : erase_top + erase_height, erase_left : erase_left + erase_width] = erase_fill
 
 

@@ -10,7 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnzoo.models import create_model, info, list_models
 from tests.helpers import ROOT
 
-ONE_PER_FAMILY = [
+_CHOSEN = [
     "lenet5",
     "alexnet",
     "zfnet_fig3",
@@ -25,6 +25,9 @@ ONE_PER_FAMILY = [
     "densenet121",
     "squeezenet1_1",
 ]
+_OTHERS = [name for name in list_models() if info(name).family not in {info(chosen).family for chosen in _CHOSEN}]
+ONE_PER_FAMILY = _CHOSEN + list({info(name).family: name for name in reversed(_OTHERS)}.values())
+"""The networks that the tests of all families take: of a family without a chosen one, the first."""
 SMALL_DEPTHS = {
     "densenet121": {"depths": (2, 3, 2, 2)},
     "preresnet1001": {"depth": 2},

@@ -69,6 +69,9 @@ def test_load_run_of_a_number_is_an_error():
         ("preprocess", {**PREPROCESS, "mean": ["x"]}, "'preprocess' should have"),
         ("preprocess", {**PREPROCESS, "std": 0.5}, "'preprocess' should have"),
         ("preprocess", {**PREPROCESS, "image_size": 0}, "image_size=0: expected"),
+        ("preprocess", {**PREPROCESS, "image_size": [32, 0]}, "image_size=0: expected"),
+        ("preprocess", {**PREPROCESS, "image_size": "32"}, "'preprocess' should have"),
+        ("preprocess", {**PREPROCESS, "fit": "fill"}, "'preprocess' should have"),
     ],
 )
 def test_file_of_another_version_is_one_line(entry, value, message, run_dir):

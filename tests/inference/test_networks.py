@@ -141,7 +141,7 @@ def test_foreign_file_says_what_is_assumed(suffix, tmp_path, caplog):
     assert "32 x 32 pixels" in message
     assert message.endswith("class names: 0 to 3")
     assert net.classes == ("0", "1", "2", "3")
-    assert (net.preprocess.image_size, net.preprocess.eval_resize, net.preprocess.channels) == (32, 1.0, 1)
+    assert (net.preprocess.image_size, net.preprocess.eval_resize, net.preprocess.channels) == ((32, 32), 1.0, 1)
     assert net.preprocess.mean == pytest.approx([sum(MEAN) / 3])
 
 
@@ -152,7 +152,7 @@ def test_assumed_size_is_that_of_the_network(stem, size, eval_resize, tmp_path):
     state = {key: torch.zeros(()).expand(value.shape) for key, value in net.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
     net = cnnzoo.create_model("resnet18", weights=tmp_path / "w.pth", stem=stem)
-    assert (net.preprocess.image_size, net.preprocess.eval_resize) == (size, eval_resize)
+    assert (net.preprocess.image_size, net.preprocess.eval_resize) == ((size, size), eval_resize)
     assert net.preprocess.mean == MEAN
 
 

@@ -79,7 +79,7 @@ def test_random_weights_are_refused_unless_they_suffice(config, caplog):
     assert (subject.label, subject.net.classes[-1], subject.net.preprocess.image_size) == (
         "lenet5 with random weights",
         "9",
-        32,
+        (32, 32),
     )
     assert "model.name=lenet5: holds no preprocessing and no class names; assumed" in caplog.text
 

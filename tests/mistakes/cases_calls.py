@@ -74,7 +74,8 @@ DATA = {
     "DataModule(Digits, batch_size=0)": "data.batch_size=0",
     "DataModule(Digits, batch_size='8')": "data.batch_size=8",
     "DataModule(Digits, image_size=0)": "data.image_size=0",
-    "DataModule(Digits, channels=2)": "data.channels=2",
+    "DataModule(Digits, channels=0)": "data.channels=0",
+    "DataModule(Digits, bits=12)": "data.bits=12",
     "DataModule(Digits, split_seed=-1)": "data.split_seed=-1",
     "DataModule(Digits, seed='a').train_dataloader()": "seed",
     "DataModule(Digits, seed=-1).train_dataloader()": "seed",
@@ -129,7 +130,8 @@ DATA = {
     "Augment(std=(0,))": "std",
     "Augment(mean=(0.5, 0.5)) and DataModule(Digits, augment=Augment(mean=(0.5, 0.5))).setup()": "mean",
     "Preprocess(image_size=0, eval_resize=1, channels=3, mean=[0], std=[1])": "image_size",
-    "Preprocess(image_size=8, eval_resize=1, channels=2, mean=[0], std=[1])": "channels",
+    "Preprocess(image_size=8, eval_resize=1, channels=0, mean=[0], std=[1])": "channels",
+    "Preprocess(image_size=8, eval_resize=1, channels=4, mean=[0, 1], std=[1])": "mean",
 }
 LOADER_SETUP = f"{DATA_SETUP}\nfrom functools import partial"
 LOADERS = {

@@ -9,6 +9,7 @@ REQUIRED = {
     "optimizer": "sgd",
     "trainer": "default",
     "loader": "auto",
+    "task": "multiclass",
 }
 """Groups that a run needs, and a choice that the error offers."""
 OPTIONAL = {

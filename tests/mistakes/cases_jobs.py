@@ -103,7 +103,7 @@ BENCHMARK = {
     "job=nosuch": "unknown job 'nosuch'",
     "job=": "job",
     "job=null": "job",
-    "json=x.json": "only job=gpu",
+    "json=notes.txt": "exists already",
     "seconds=0": "seconds=0",
     "seconds=-1": "seconds=-1",
     "seconds=abc": "seconds=abc",
@@ -144,7 +144,7 @@ GPU_BENCHMARK = {
     "job=gpu json=/dev/full": "json=/dev/full",
     "job=gpu small=2": "small=2",
     "job=gpu model=vgg": "leave it out",
-    "job=gpu csv=x.csv": "leave it out",
+    "job=gpu csv=x.csv": "only job=data",
     "job=gpu trainer=gpu": "trainer=cpu",
 }
 

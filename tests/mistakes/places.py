@@ -8,11 +8,38 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+USER_MODULE = """
+from torch import nn
+
+
+class TinyNet(nn.Module):
+    def __init__(self, num_classes=10, in_channels=1, width=4):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(in_channels, width, 3), nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+class TwoOutputs(TinyNet):
+    def forward(self, x):
+        return super().forward(x), None
+
+
+class Fixed(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 7))
+
+
+network, callback = TinyNet(), None
+"""
 SHORT = ("model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer=cpu")
 RUNS = ("run", "unfinished", "sweep")
 STAGES = Path(__file__).with_name("stages")
@@ -32,9 +59,15 @@ def create_files(directory: Path) -> None:
     for label in classes:
         (directory / "not_images" / label).mkdir(parents=True)
         (directory / "not_images" / label / "notes.txt").write_text("no image")
+    _write_listings(directory)
+    for number in range(40):  # four channels with 16 bits
+        folder = directory / "bands" / ("red", "blue")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{number}.npy", np.full((32, 32, 4), number, np.uint16))
     (directory / "empty").mkdir()
     (directory / "notes.txt").write_text("a file\n")
 
+    (directory / "zz_user.py").write_text(USER_MODULE)
     (directory / "garbage.pth").write_bytes(b"no weights " * 100)
     (directory / "empty.pth").write_bytes(b"")
     (directory / "pickled.pth").write_bytes(pickle.dumps(_Unsafe()))
@@ -70,7 +103,8 @@ def enter_places(places: Path, cwd: Path, typed: str) -> None:
     """Copy each place that `typed` names into the new directory `cwd`: a case can change only its own copy."""
     cwd.mkdir(parents=True)
     for place in places.iterdir():
-        if not re.search(rf"(?<!\w){re.escape(place.name)}(?!\w)", typed):
+        name = place.stem if place.suffix == ".py" else place.name  # a module is imported without its suffix
+        if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", typed):
             continue
         (shutil.copytree if place.is_dir() else shutil.copy)(place, cwd / place.name)
 
@@ -81,6 +115,40 @@ def _write_images(folder: Path, color: tuple[int, int, int], count: int) -> None
     for index in range(count):
         pixels = np.clip(np.array(color) + rng.integers(-30, 30, (36, 40, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def _write_listings(directory: Path) -> None:
+    """Write `rows.csv`, `shards` and `tables`, which list or hold the images of `flowers`, and forms with mistakes."""
+    images = [(f"{label}/{index}.png", label) for index in range(40) for label in ("red", "blue")]
+    lines = [f"{image},{label},train" for image, label in images]
+    (directory / "rows.csv").write_text("\n".join(["file,label,split", *lines]))
+    (directory / "missing.csv").write_text(
+        "\n".join(["image,label", "red/x.png,red", *(",".join(row) for row in images)])
+    )
+    (directory / "measures.csv").write_text(
+        "\n".join(["image,label", *(f"{image},0.{n}" for n, (image, _) in enumerate(images))])
+    )
+    (directory / "split.csv").write_text("\n".join(["image,label,split", *lines, "red/0.png,red,vall"]))
+    for name in ("shards", "cut", "unlabeled"):
+        (directory / name).mkdir()
+        with tarfile.open(directory / name / "a.tar", "w") as tar:
+            for number, (image, label) in enumerate(images):
+                tar.add(directory / "flowers" / image, f"{number}.png")
+                (directory / "empty.cls").write_text(label)
+                if name != "unlabeled" or number != 3:
+                    tar.add(directory / "empty.cls", f"{number}.cls")
+    (directory / "empty.cls").unlink()
+    data = (directory / "cut/a.tar").read_bytes()
+    (directory / "cut/a.tar").write_bytes(data[: len(data) // 2])
+    with suppress(ImportError):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        files = [(directory / "flowers" / image).read_bytes() for image, _ in images]
+        labels = [label for _, label in images]
+        for name, columns in {"tables": {"image": files, "label": labels}, "numbers": {"label": labels}}.items():
+            (directory / name).mkdir()
+            pq.write_table(pa.table(columns), directory / name / "a.parquet")
 
 
 class _Unsafe:

@@ -1,7 +1,6 @@
 """Every command and call that a hurried user types is answered in one helpful line; see `tests.mistakes.run`."""
 
 import sys
-from copy import deepcopy
 from importlib import import_module
 
 import hydra
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 
 from cnnzoo import cli
 from tests.helpers import ROOT
+from tests.helpers.compose import composed_once
 from tests.mistakes.case import SKIPPED
 from tests.mistakes.cases import CASES
 from tests.mistakes.places import RUNS, SHORT, create_files, create_runs, enter_places
@@ -49,18 +49,8 @@ def runner(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def composed_once():
-    """Keep what `ConfigTree.compose` returns: most cases compose the same configuration, which takes 0.1 s."""
-    compose, configurations = cli.ConfigTree.compose, {}
-
-    def compose_once(tree, overrides, **options):
-        key = (tree.job, tree.user_dirs, *overrides, *options.items())
-        if key not in configurations:
-            configurations[key] = compose(tree, overrides, **options)
-        return deepcopy(configurations[key])  # the checks change what they get
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli.ConfigTree, "compose", compose_once)
+def compose_once():
+    with composed_once():
         yield
 
 

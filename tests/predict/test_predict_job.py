@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.helpers import ROOT
@@ -97,6 +98,18 @@ def test_mistake_is_one_line_and_leaves_nothing(predict, photos, tmp_path, overr
     assert process.stderr.startswith(message)
     assert process.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_multilabel_network_writes_its_classes(predict, photos, run_dir, tmp_path):
+    checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["cnnzoo"]["thresholds"] = [0.0, 1.1, 0.0, 1.1]
+    torch.save(checkpoint, tmp_path / "net.ckpt")
+    process = predict("run=net.ckpt", f"images={photos}/color.jpg", "format=csv")
+    row = next(csv.DictReader(process.stdout.splitlines()))
+    assert sorted(row["classes"].split(";")) == ["cat", "guinea pig"]
+    assert len(row["probabilities"].split(";")) == 2
+    process = predict("run=net.ckpt", f"images={photos}/color.jpg", "topk=2")
+    assert process.stderr.startswith("error: topk=2: net.ckpt is a multi-label network")
 
 
 @pytest.mark.long

@@ -19,6 +19,7 @@ DEFAULTS = {
     "precision": "auto",
     "explain": False,
     "explain_limit": 16,
+    "trust_code": False,
     "layer": None,
 }
 
@@ -55,6 +56,7 @@ def test_good_settings_are_accepted(values):
         ({"precision": "bf16-mixed"}, "precision=bf16-mixed: expected auto, 32 or bf16"),
         ({"format": "xml"}, "format=xml: expected table, json or csv"),
         ({"explain": "yes"}, "explain=yes: expected true or false"),
+        ({"trust_code": "yes"}, "trust_code=yes: expected true or false"),
         ({"explain_limit": 0}, "explain_limit=0"),
         ({"layer": "conv1"}, "layer=conv1: selects the feature maps to draw; also type explain=true"),
         ({"out": "new.csv", "explain": True}, "out=new.csv: with explain=true it is the directory for the pictures"),

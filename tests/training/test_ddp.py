@@ -18,6 +18,9 @@ import torch
 from PIL import Image
 
 import cnnzoo
+from cnnzoo.data import DigitsMultilabel
+from cnnzoo.data.datamodule import DataModule
+from cnnzoo.evaluate.evaluation import evaluate
 from tests.helpers import ROOT
 from tests.helpers.run_files import metrics_rows, tensorboard_events
 
@@ -69,6 +72,17 @@ def run_command(*command, cwd, **environment):
         output = process.communicate(timeout=120)[0]
         assert process.returncode == 0, output
     return output
+
+
+@pytest.mark.long
+def test_multilabel_metrics_are_those_of_all_ranks(tmp_path):
+    task = ("data=digits_multilabel", "task=multilabel", "trainer.max_epochs=1", "trainer.limit_train_batches=4")
+    run_command(*COMMANDS["lightning"], *task, "callbacks=minimal", "run_dir=run", cwd=tmp_path)
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    for split in ("val", "test"):
+        result = evaluate(cnnzoo.load_run(tmp_path / "run"), DataModule(DigitsMultilabel), split=split).metrics
+        expected = {name: metrics[f"{split}/{name}"] for name in result}
+        assert result == pytest.approx(expected, abs=1e-5)
 
 
 def live_processes(process):

@@ -141,6 +141,13 @@ def assert_same_run(run, expected_run):
             id="progressive size, mixup, cutmix, EMA",
         ),
         pytest.param(
+            "SIGKILL on_train_batch_end 30",
+            29,
+            (*LENET, "data=digits_multilabel", "task=multilabel", "mixup=0.2", "ema=0.9", "loader.workers=1"),
+            marks=pytest.mark.long,
+            id="multi-label, mixup, EMA",
+        ),
+        pytest.param(
             "SIGKILL on_train_batch_end 9",
             8,
             ("model=alexnet", "trainer.max_epochs=2", "trainer.limit_train_batches=6", "ema=0.9", "loader=dali"),

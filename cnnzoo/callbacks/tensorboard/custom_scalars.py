@@ -29,8 +29,11 @@ class CustomScalarLayout(Callback):
 def custom_scalar_layout(trainer: Trainer) -> dict[str, Charts]:
     """Category -> its charts. TensorBoard matches a pattern from the start of a tag, so each ends with `$`."""
     callback_types = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
-    learning: Charts = {
-        "accuracy": ["train/acc1$", "train/acc1_epoch$", "val/acc1$"],
+    is_multilabel = getattr(getattr(trainer, "lightning_module", None), "task", None) == "multilabel"
+    scores: Charts = {"accuracy": ["train/acc1$", "train/acc1_epoch$", "val/acc1$"]}
+    if is_multilabel:
+        scores = {"mean average precision and F1, validation": ["val/map$", "val/f1$"]}
+    learning: Charts = scores | {
         "loss": ["train/loss$", "train/loss_epoch$", "val/loss$"],
         "learning rate": ["lr$"],
     }
@@ -51,5 +54,6 @@ def custom_scalar_layout(trainer: Trainer) -> dict[str, Charts]:
     if speed:
         layout["Is it fast, and what limits it?"] = speed
     if Evaluation in callback_types and trainer.datamodule.num_classes <= MAX_MATRIX_CLASSES:  # type: ignore[attr-defined]
-        layout["Where is it wrong?"] = {"accuracy of each class, validation": ["val_class/.*"]}
+        figure = "average precision" if is_multilabel else "accuracy"
+        layout["Where is it wrong?"] = {f"{figure} of each class, validation": ["val_class/.*"]}
     return layout

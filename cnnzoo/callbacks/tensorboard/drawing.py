@@ -23,23 +23,27 @@ CORRECT_COLOR, WRONG_COLOR = np.array([31, 92, 156]), np.array([200, 30, 30])
 
 
 def draw_captioned_grid(images: Tensor, captions: Sequence[str], *, columns: int, side: int) -> Picture:
-    """Images (N, C, H, W) in 0 to 1, N >= 1 -> a grid of tiles `side` pixels wide, with a caption below each.
+    """Images (N, C, H, W) in 0 to 1, N >= 1 -> a grid of images `side` pixels wide, with a caption below each.
 
+    Of more than three channels, the first three are shown as red, green and blue, and of two channels the first one.
     Images are enlarged without smoothing, and reduced with it. Lines of a caption are separated by newlines: the first
     is black, the others are red. Text that is too long for its tile is truncated.
     """
+    images = images[:, : 3 if images.shape[1] >= 3 else 1]
     pixels = (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     caption_lines = [caption.split("\n") for caption in captions]
-    resample = Image.Resampling.NEAREST if pixels.shape[1] <= side else Image.Resampling.BOX
-    height = side + LINE_HEIGHT * max(map(len, caption_lines)) + 1
+    resample = Image.Resampling.NEAREST if pixels.shape[2] <= side else Image.Resampling.BOX
+    image_height = max(1, round(side * pixels.shape[1] / pixels.shape[2]))
+    height = image_height + LINE_HEIGHT * max(map(len, caption_lines)) + 1
     rows = math.ceil(len(pixels) / columns)
     sheet = Image.new("RGB", (columns * side, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (image, lines) in enumerate(zip(pixels, caption_lines, strict=True)):
         x, y = i % columns * side, i // columns * height
-        sheet.paste(Image.fromarray(image).resize((side, side), resample), (x, y))
+        sheet.paste(Image.fromarray(image).resize((side, image_height), resample), (x, y))
         for n, line in enumerate(lines):
-            position, color = (x + side / 2, y + side + 1 + n * LINE_HEIGHT), tuple(WRONG_COLOR) if n else "black"
+            position = x + side / 2, y + image_height + 1 + n * LINE_HEIGHT
+            color = tuple(WRONG_COLOR) if n else "black"
             draw.text(position, truncate(draw, line, side - 4), fill=color, anchor="ma")
     return _pad_to_min_width(sheet)
 

@@ -17,6 +17,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cnnzoo.callbacks.class_report import per_class_report
 from cnnzoo.callbacks.steps import is_last_epoch, logged_step
+from cnnzoo.callbacks.tensorboard.class_scores import write_class_scores
 from cnnzoo.callbacks.tensorboard.drawing import (
     CORRECT_COLOR,
     WRONG_COLOR,
@@ -25,7 +26,7 @@ from cnnzoo.callbacks.tensorboard.drawing import (
     draw_confusion_matrix,
 )
 from cnnzoo.callbacks.tensorboard.time_budget import TimeBudget
-from cnnzoo.callbacks.tensorboard.writer import add_image, denormalize, summary_writers
+from cnnzoo.callbacks.tensorboard.writer import add_image, denormalize, escape_cell, summary_writers
 from cnnzoo.checks import check_int, create_directory
 
 MAX_MATRIX_CLASSES = 30
@@ -102,7 +103,7 @@ class Evaluation(Callback):
     `val/best_classes`. Always: the text `val/classes`, a table of each class's precision, recall and F1; the image and
     the text `val/mistakes`, with the true and predicted class of each image; and `confusion_val.csv` in `directory`
     (None writes no file), which holds all pairs that occur in the latest validation. In the test, `test` replaces
-    `val`.
+    `val`. Of a multi-label set it shows what `write_class_scores` writes instead.
 
     In validation this takes at most `max_time_fraction` of the training time. If epochs are too short for that,
     pictures, texts and the file are skipped first, then the rest; the first and the last epoch have everything. For ten
@@ -127,7 +128,7 @@ class Evaluation(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide on rank 0 whether to show this validation: clocks differ between ranks."""
         self._predictions = None
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or _is_multilabel(pl_module):
             return
         if trainer.strategy.broadcast(self.time_budget.has_time_left or is_last_epoch(trainer)):
             self._predictions = Predictions.empty(self.max_mistakes)
@@ -150,13 +151,31 @@ class Evaluation(Callback):
         if self._predictions is not None:
             self._show(trainer, "val")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not _is_multilabel(pl_module):
+            return
+        if self.time_budget.has_time_left or is_last_epoch(trainer):
+            self._show_class_scores(trainer, pl_module, "val")
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._predictions = Predictions.empty(self.max_mistakes)
+        self._predictions = None if _is_multilabel(pl_module) else Predictions.empty(self.max_mistakes)
 
     on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer, "test")
+        if self._predictions is not None:
+            self._show(trainer, "test")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _is_multilabel(pl_module):
+            self._show_class_scores(trainer, pl_module, "test")
+
+    def _show_class_scores(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Show what the module has computed at the end of its epoch, after this callback's hook for that."""
+        with self.time_budget:
+            report = pl_module.class_reports(trainer.datamodule.classes)[stage]  # type: ignore[attr-defined]
+            for writer in summary_writers(trainer):
+                write_class_scores(writer, stage, logged_step(trainer), report)
 
     def _show(self, trainer: Trainer, stage: str) -> None:
         assert self._predictions is not None
@@ -196,6 +215,10 @@ class Evaluation(Callback):
                 _draw_class_tables(writer, stage, step, pairs, names)
             _draw_mistakes(writer, stage, step, predictions, names, datamodule)
             writer.add_text(f"{stage}/classes", _class_table(pairs, names), step)
+
+
+def _is_multilabel(pl_module: LightningModule) -> bool:
+    return getattr(pl_module, "task", None) == "multilabel"
 
 
 def _confusion_matrix(pairs: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
@@ -255,7 +278,7 @@ def _class_table(pairs: npt.NDArray[np.int64], names: Sequence[str]) -> str:
         for classes, images in ((true[hits], count[hits]), (predicted, count), (true, count))
     ]
     rows = [
-        f"| {_escape_cell(name)} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['images']} |"
+        f"| {escape_cell(name)} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['images']} |"
         for name, row in per_class_report(counts, names).items()
     ]
     return "\n".join(["| class | precision | recall | F1 | images |", "|---|---|---|---|---|", *rows])
@@ -279,14 +302,9 @@ def _draw_mistakes(
     captions = [f"true: {true}\npred: {other}\nconfidence {probability}" for true, other, probability in mistakes]
     picture = draw_captioned_grid(denormalize(images[is_mistake], datamodule), captions, columns=3, side=116)
     add_image(writer, f"{stage}/mistakes", picture, step)
-    rows = [f"| {n} | {' | '.join(map(_escape_cell, cells))} |" for n, cells in enumerate(mistakes, 1)]
+    rows = [f"| {n} | {' | '.join(map(escape_cell, cells))} |" for n, cells in enumerate(mistakes, 1)]
     header = (
         "The most confident mistakes, in the order of the picture:\n\n"
         "| | true | predicted | confidence |\n|---|---|---|---|"
     )
     writer.add_text(f"{stage}/mistakes", "\n".join([header, *rows]), step)
-
-
-def _escape_cell(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return text.replace("|", "\\|")

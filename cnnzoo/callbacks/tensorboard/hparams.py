@@ -6,7 +6,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-FIRST_METRICS = ("test/acc1", "val/acc1", "val/loss", "train/acc1", "perf/images_per_second")
+FIRST_METRICS = ("test/acc1", "test/map", "val/acc1", "val/map", "val/loss", "train/acc1", "perf/images_per_second")
 """Metrics whose columns come first: TensorBoard shows five unless more are selected."""
 
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cnnzoo.callbacks.tensorboard.writer import summary_writers
 from cnnzoo.describe.tables import LEGEND, layer_rows, shape_text
-from cnnzoo.describe.trace import Layer, trace_layers
-from cnnzoo.models import create_model
+from cnnzoo.describe.trace import Layer, trace_copy
+from cnnzoo.sizes import check_size
 
 
 class LayerTable(Callback):
@@ -22,12 +21,11 @@ class LayerTable(Callback):
             return  # a resumed run has written it
         for writer in summary_writers(trainer):
             metadata: Any = pl_module.metadata
-            size, channels = metadata["preprocess"]["image_size"], metadata["preprocess"]["channels"]
-            input_shape = (channels, size, size)
-            with torch.device("meta"):
-                net = create_model(**metadata["model"])
-            table = markdown_table(metadata["model"]["name"], trace_layers(net, input_shape), input_shape)
-            writer.add_text("layers", table, 0)
+            preprocess = metadata["preprocess"]
+            input_shape = (preprocess["channels"], *check_size("image_size", preprocess["image_size"]))
+            layers = trace_copy(pl_module.net, input_shape)  # type: ignore[arg-type]
+            if layers is not None:
+                writer.add_text("layers", markdown_table(metadata["model"]["name"], layers, input_shape), 0)
 
 
 def markdown_table(name: str, network: Layer, input_shape: tuple[int, int, int]) -> str:

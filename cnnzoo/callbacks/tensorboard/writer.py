@@ -3,6 +3,7 @@
 import logging
 import warnings
 from io import BytesIO
+from itertools import compress
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnzoo.callbacks.tensorboard.drawing import Picture, draw_captioned_grid
@@ -35,14 +37,23 @@ def add_image(writer: SummaryWriter, tag: str, picture: Picture, step: int) -> N
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
+def escape_cell(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
 def denormalize(images: Tensor, datamodule: Any) -> Tensor:
-    """Images (N, C, H, W) as the network receives them -> values in 0 to 1, by the data module's mean and std."""
+    """Images (N, C, H, W) as the network receives them -> values in 0 to 1, by the data module's mean and std.
+
+    16-bit images, which often use only the lowest of their bits, are scaled so that the largest value becomes 1.
+    """
     mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (datamodule.resolved_mean, datamodule.resolved_std))
-    return images.float().cpu() * std + mean
+    values = images.float().cpu() * std + mean
+    return values / values.max().clamp_min(1e-6) if getattr(datamodule, "bits", 8) == 16 else values
 
 
 class FirstBatch(Callback):
-    """Writes a grid of the first training batch, augmented, with the class under each image.
+    """Writes a grid of the first training batch, augmented, with the class or classes under each image.
 
     Images larger than 70 pixels keep their size; in TensorBoard, turn on "Show actual image size" to see it.
     """
@@ -56,7 +67,8 @@ class FirstBatch(Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         for writer in summary_writers(trainer):
             images, labels = (tensor[: self.max_images].cpu() for tensor in batch)
-            captions = [datamodule.classes[label] for label in labels.tolist()]
+            multi_hot = labels if labels.ndim == 2 else F.one_hot(labels, len(datamodule.classes))
+            captions = [", ".join(compress(datamodule.classes, row)) or "none" for row in multi_hot.tolist()]
             side = max(70, images.shape[-1])
             picture = draw_captioned_grid(denormalize(images, datamodule), captions, columns=5, side=side)
             add_image(writer, "train/first_batch", picture, 0)

@@ -19,8 +19,10 @@ from cnnzoo.checks import check_choice, check_int, check_number
 from cnnzoo.data.cache import available_memory
 from cnnzoo.data.cache.fill import CacheFiller, Progress, downscaled_size
 from cnnzoo.data.cache.shared_memory import ImageStore
+from cnnzoo.data.ranks import Ranks
 from cnnzoo.data.split import Split
-from cnnzoo.data.transforms.decode import check_header, error_reason, read_file
+from cnnzoo.data.transforms.decode import check_header, error_reason
+from cnnzoo.data.transforms.pixel_format import format_text, is_plain
 from cnnzoo.errors import UserError
 from cnnzoo.runtime.files import write_json
 from cnnzoo.runtime.formatting import format_bytes
@@ -70,11 +72,22 @@ class Cache:
                     f"data.cache.mode, or leave data.cache.{key} out"
                 )
 
-    def resolve(self, splits: Mapping[str, Split], channels: int) -> "Cache":
-        """Return this cache with the mode that `fill` chooses for the splits instead of "auto"."""
-        if self.mode != "auto" or not splits:
+    def resolve(self, splits: Mapping[str, Split], channels: int, bits: int = 8) -> "Cache":
+        """Return this cache with the mode that `fill` chooses for the splits instead of "auto".
+
+        Raises UserError if the images would be cached as JPEGs, which cannot have these channels or bits.
+        """
+        if not splits or (self.mode != "auto" and self.resize is None):
             return self
-        fits = self._decoded_bytes(splits, channels) < self._max_bytes()
+        makes_jpegs = self.resize is not None and not is_plain(channels, bits)
+        if makes_jpegs and self.mode == "encoded":
+            raise UserError(
+                f"data.cache.mode=encoded: JPEGs of data.cache.resize={self.resize} cannot have "
+                f"{format_text(channels, bits)}; type data.cache.mode=decoded, or leave data.cache.resize out"
+            )
+        if self.mode != "auto":
+            return self
+        fits = makes_jpegs or self._decoded_bytes(splits, channels, bits) < self._max_bytes()
         return replace(self, mode="decoded" if fits else "encoded")
 
     def fill(
@@ -82,6 +95,7 @@ class Cache:
         splits: Mapping[str, Split],
         *,
         channels: int,
+        bits: int = 8,
         on_bad_file: str,
         verify_jpegs: bool = False,
         progress: Progress | None = None,
@@ -90,18 +104,20 @@ class Cache:
 
         The header, size and end of every file are checked; mode "decoded" decodes it completely, and `verify_jpegs`
         reads JPEGs completely in mode "encoded". Each bad file is logged with the reason. Then `on_bad_file="error"`
-        raises UserError, and "skip" leaves the bad files out. `channels`: of decoded pixels.
+        raises UserError, and "skip" leaves the bad files out. `channels` and `bits` are those of the images.
         """
         if self.mode == "none" or not splits:
             return {}
-        stored_channels = channels if self.resolve(splits, channels).mode == "decoded" else None
+        decode = self.resolve(splits, channels, bits).mode == "decoded"
         max_bytes = self._max_bytes()
 
         def filler(path: Path | None = None) -> CacheFiller:
             return CacheFiller(
                 splits,
                 max_bytes=max_bytes,
-                channels=stored_channels,
+                channels=channels,
+                bits=bits,
+                decode=decode,
                 shorter_side=self.resize,
                 verify_jpegs=verify_jpegs,
                 path=path,
@@ -110,8 +126,9 @@ class Cache:
 
         if self.persist is None:
             return filler().run(on_bad_file)
-        path = self._persisted_path(splits, stored_channels)
-        stores = _load_persisted(path, splits, stored_channels)
+        stored_channels = channels if decode else None
+        path = self._persisted_path(splits, stored_channels, bits)
+        stores = _load_persisted(path, splits, stored_channels, bits)
         if stores:
             log.info("cache: mapped %s, %s, filled by an earlier run", path, format_bytes(path.stat().st_size))
             return stores
@@ -123,30 +140,31 @@ class Cache:
             raise UserError(f"data.cache.persist={self.persist}: {error_reason(error)}") from error
         finally:
             unfinished.unlink(missing_ok=True)
-        return _load_persisted(path, splits, stored_channels)
+        return _load_persisted(path, splits, stored_channels, bits)
 
     def _max_bytes(self) -> int:
         return int(available_memory.available_bytes() * self.budget)
 
-    def _decoded_bytes(self, splits: Mapping[str, Split], channels: int) -> float:
+    def _decoded_bytes(self, splits: Mapping[str, Split], channels: int, bits: int) -> float:
         """Estimate the size of all decoded images from the headers of some files."""
         total = 0.0
         for split in splits.values():
             pixels: list[int] = []
             for index in np.linspace(0, len(split) - 1, min(SAMPLED_HEADERS, len(split))).astype(int):
                 try:
-                    pixels.append(math.prod(downscaled_size(*check_header(read_file(split.path(index))), self.resize)))
+                    size = check_header(split.read(index), channels, bits)
+                    pixels.append(math.prod(downscaled_size(*size, self.resize)))
                 except Exception:  # bad files are reported when the cache is filled
                     continue
-            total += len(split) * channels * float(np.mean(pixels or [0]))
+            total += len(split) * channels * bits // 8 * float(np.mean(pixels or [0]))
         return total
 
-    def _persisted_path(self, splits: Mapping[str, Split], channels: int | None) -> Path:
+    def _persisted_path(self, splits: Mapping[str, Split], channels: int | None, bits: int) -> Path:
         """The persisted cache's file, named by a hash of the files' paths, sizes and times, and of the settings."""
-        digest = hashlib.blake2b(repr((FORMAT_VERSION, self.resize, channels)).encode(), digest_size=10)
+        settings = (FORMAT_VERSION, self.resize, channels, *([bits] if bits != 8 else []))
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=10)
         for name, split in sorted(splits.items()):
-            assert split.paths is not None
-            for part in (name.encode(), split.paths.tobytes(), _file_stats(split).tobytes()):
+            for part in (name.encode(), split.positions(), _file_stats(split).tobytes()):
                 digest.update(part)
         folder = Path(str(self.persist)).expanduser()
         try:
@@ -161,26 +179,34 @@ def fill_once_per_machine(
     splits: Mapping[str, Split],
     *,
     channels: int,
+    bits: int = 8,
     on_bad_file: str,
     verify_jpegs: bool = False,
-    trainer: Any = None,
+    ranks: Any = Ranks(),  # noqa: B008 - a frozen dataclass
     progress: Progress | None = None,
 ) -> dict[str, ImageStore]:
     """Call `cache.fill` on local rank 0 of each machine; its other ranks map the filled memory.
 
-    `trainer` is Lightning's; None is a single process. If one machine fails, the UserError is raised on all ranks.
+    ranks: a `Ranks`, or Lightning's trainer, whose attributes have the same names.
+
+    If one machine fails, the UserError is raised on all ranks.
     """
 
     def fill() -> dict[str, ImageStore]:
         return cache.fill(
-            splits, channels=channels, on_bad_file=on_bad_file, verify_jpegs=verify_jpegs, progress=progress
+            splits,
+            channels=channels,
+            bits=bits,
+            on_bad_file=on_bad_file,
+            verify_jpegs=verify_jpegs,
+            progress=progress,
         )
 
-    if trainer is None or trainer.world_size == 1 or cache.mode == "none" or not splits:
+    if ranks.world_size == 1 or cache.mode == "none" or not splits:
         return fill()
     stores: dict[str, ImageStore] = {}
     with ThreadPoolExecutor(1) as pool:
-        filling = pool.submit(fill) if trainer.local_rank == 0 else None
+        filling = pool.submit(fill) if ranks.local_rank == 0 else None
         while True:  # poll: one collective that waits for the filling would exceed its timeout
             status: Any = None  # None while filling, then a str (the error) or a dict (the stores' locations)
             if filling is not None:
@@ -190,15 +216,15 @@ def fill_once_per_machine(
                 elif filling.done():
                     stores = filling.result()
                     status = {name: store.location for name, store in stores.items()}
-            gathered: list[Any] = [None] * trainer.world_size
-            distributed.all_gather_object(gathered, (trainer.node_rank, trainer.local_rank, status))
+            gathered: list[Any] = [None] * ranks.world_size
+            distributed.all_gather_object(gathered, (ranks.node_rank, ranks.local_rank, status))
             by_node = {node_rank: status for node_rank, local_rank, status in gathered if local_rank == 0}
             errors = [status for status in by_node.values() if isinstance(status, str)]
             if errors:
                 raise UserError(errors[0])
             if None not in by_node.values():
                 break
-    return stores or {name: ImageStore(*location) for name, location in by_node[trainer.node_rank].items()}
+    return stores or {name: ImageStore(*location) for name, location in by_node[ranks.node_rank].items()}
 
 
 def _finish_persisted(stores: Mapping[str, ImageStore], unfinished: Path, path: Path) -> None:
@@ -213,7 +239,7 @@ def _finish_persisted(stores: Mapping[str, ImageStore], unfinished: Path, path: 
     write_json(path.with_suffix(".json"), metadata)
 
 
-def _load_persisted(path: Path, splits: Mapping[str, Split], channels: int | None) -> dict[str, ImageStore]:
+def _load_persisted(path: Path, splits: Mapping[str, Split], channels: int | None, bits: int) -> dict[str, ImageStore]:
     """The stores in a persisted cache; an empty dict if there is none or if it is truncated."""
     try:
         metadata = json.loads(path.with_suffix(".json").read_text())
@@ -224,18 +250,18 @@ def _load_persisted(path: Path, splits: Mapping[str, Split], channels: int | Non
         log.warning("cache: %s is truncated (%s of %s bytes) and will be filled again", path, size, metadata["bytes"])
         return {}
     offsets = metadata["begins"]
-    return {name: ImageStore(str(path), offsets[name], len(split), channels) for name, split in splits.items()}
+    return {name: ImageStore(str(path), offsets[name], len(split), channels, bits) for name, split in splits.items()}
 
 
 def _file_stats(split: Split) -> npt.NDArray[np.int64]:
-    """(N, 2): the size in bytes and the modification time in nanoseconds of each file; 0 and 0 for a missing file."""
+    """(files, 2): the size in bytes and the modification time in nanoseconds of each; 0 and 0 for a missing file."""
 
-    def stat(index: int) -> tuple[int, int]:
+    def stat(path: str) -> tuple[int, int]:
         try:
-            result = os.stat(split.path(index))
+            result = os.stat(path)
         except OSError:
             return 0, 0
         return result.st_size, result.st_mtime_ns
 
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        return np.array(list(pool.map(stat, range(len(split)), chunksize=256)), np.int64).reshape(-1, 2)
+        return np.array(list(pool.map(stat, split.files(), chunksize=256)), np.int64).reshape(-1, 2)

@@ -53,7 +53,8 @@ class CacheFiller:
     """Fills one cache with the images of `splits`; use it once.
 
     max_bytes: memory that the cache may use.
-    channels: of the decoded pixels; None caches encoded files.
+    channels, bits: of the images, for which the files are checked.
+    decode: cache pixels instead of encoded files.
     shorter_side: target size in pixels of each image's shorter side; None keeps the size.
     verify_jpegs: read each JPEG that is cached as a file from end to end, instead of its header only.
     path: a file to fill instead of anonymous memory.
@@ -65,13 +66,16 @@ class CacheFiller:
         splits: Mapping[str, Split],
         *,
         max_bytes: int,
-        channels: int | None,
+        channels: int,
+        bits: int,
+        decode: bool,
         shorter_side: int | None,
         verify_jpegs: bool = False,
         path: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.splits, self.channels, self.shorter_side = splits, channels, shorter_side
+        self.splits, self.decode, self.shorter_side = splits, decode, shorter_side
+        self.channels, self.bits = channels, bits
         self.verify_jpegs = verify_jpegs
         self.progress = progress or log_progress
         self.memory = SharedBuffer(max_bytes, path)
@@ -93,7 +97,7 @@ class CacheFiller:
         """
         started = time.perf_counter()
         cores = usable_cores()
-        only_reads = self.channels is None and self.shorter_side is None
+        only_reads = not self.decode and self.shorter_side is None
         threads = min(MAX_READERS, cores * READERS_PER_CORE) if only_reads else cores
         with ThreadPoolExecutor(threads) as pool, self.progress(self.num_images) as report:
             tasks = [
@@ -110,9 +114,9 @@ class CacheFiller:
                 pool.shutdown(cancel_futures=True)
                 raise
         self._report_bad_files(on_bad_file)
-        offsets = self.memory.finish(self.indices)
+        offsets, channels = self.memory.finish(self.indices), self.channels if self.decode else None
         stores = {
-            name: ImageStore(self.memory.path, offsets[name], len(split), self.channels, self.memory)
+            name: ImageStore(self.memory.path, offsets[name], len(split), channels, self.bits, self.memory)
             for name, split in self.splits.items()
         }
         num_cached = sum(store.num_cached for store in stores.values())
@@ -121,7 +125,7 @@ class CacheFiller:
             "cache: %s of %s images %s in RAM, %s, filled in %.1f s (%s images/s)",
             f"{num_cached:,}",
             f"{self.num_images:,}",
-            "encoded" if self.channels is None else "decoded",
+            "decoded" if self.decode else "encoded",
             format_bytes(self.memory.used),
             seconds,
             f"{num_cached / max(seconds, 1e-9):,.0f}",
@@ -142,11 +146,10 @@ class CacheFiller:
         for row in range(start, min(start + FILES_PER_TASK, len(split))):
             if self._stop.is_set():
                 return
-            path = split.path(row)
             try:
-                data, height, width, kind = self._load_image(path)
+                data, height, width, kind = self._load_image(split, row)
             except Exception as error:  # decoders raise various exceptions for bad files
-                self.bad_files.append(BadFile(path, error_reason(error)))
+                self.bad_files.append(BadFile(split.name(row), error_reason(error)))
                 continue
             offset = self._allocate(len(data))
             if offset is None:
@@ -156,22 +159,22 @@ class CacheFiller:
             index[row] = offset, len(data), height, width, kind
             self.num_cached += 1
 
-    def _load_image(self, path: str) -> tuple[memoryview, int, int, int]:
+    def _load_image(self, split: Split, row: int) -> tuple[memoryview, int, int, int]:
         """(the bytes to cache, height, width, kind) of an image. The bytes are valid until this thread's next call."""
-        if self.channels is None and self.shorter_side is None:
-            file = self._read_file(path)
-            height, width = check_header(file)
+        if not self.decode and self.shorter_side is None:
+            file = memoryview(split.read(row)) if split.paths is None else self._read_file(split.path(row))
+            height, width = check_header(file, self.channels, self.bits)
             kind = UNVERIFIED
             if self.verify_jpegs:
                 kind = PLAIN_JPEG if verify_jpeg(file) else OTHER_FORMAT
             return file, height, width, kind
-        pixels = decode_bytes(read_file(path), self.channels or 3)
+        pixels = decode_bytes(split.read(row), self.channels if self.decode else 3, self.bits)
         pixels = resize(pixels[None], *downscaled_size(pixels.shape[0], pixels.shape[1], self.shorter_side))[0]
         height, width = pixels.shape[:2]
         data: bytes | Pixels = np.ascontiguousarray(pixels)
-        if self.channels is None:
+        if not self.decode:
             data = simplejpeg.encode_jpeg(data, JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING)
-        kind = PLAIN_JPEG if self.channels is None else UNVERIFIED
+        kind = UNVERIFIED if self.decode else PLAIN_JPEG
         return memoryview(data).cast("B"), height, width, kind  # type: ignore[arg-type]
 
     def _read_file(self, path: str) -> memoryview:
@@ -210,6 +213,8 @@ class CacheFiller:
             count = len(self.bad_files)
             listed = "; ".join(f"{bad.path}: {bad.reason}" for bad in self.bad_files[:MAX_LISTED_FILES])
             more = f"; and {count - MAX_LISTED_FILES} more, all in the log" if count > MAX_LISTED_FILES else ""
+            if more and len({bad.reason for bad in self.bad_files}) == 1:  # a wrong setting more often than bad files
+                listed, more = f"{self.bad_files[0].path} and all others: {self.bad_files[0].reason}", ""
             files = "1 file" if count == 1 else f"{count} files"
             raise UserError(
                 f"{files} cannot be read ({listed}{more}); repair or remove them, or type data.on_bad_file=skip"

@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
+from cnnzoo.data.transforms.pixel_format import pixel_dtype
+
 ENTRY_DTYPE = np.dtype([("start", "<i8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4"), ("kind", "<i8")])
 """Index entry of an image: offset in the file (-1: not cached), number of bytes, height and width when upright, and
 what is known about an encoded file (`UNVERIFIED`, `PLAIN_JPEG` or `OTHER_FORMAT` of `decode.py`)."""
@@ -77,6 +79,8 @@ class SharedBuffer:
 
     def __del__(self) -> None:
         """Close the file. A memfd is freed when no process maps it any more."""
+        if contextlib is None:  # at the end of the interpreter, and the system closes the file
+            return
         with contextlib.suppress(OSError, AttributeError):
             os.close(self._file)
         if self._temporary_file is not None:
@@ -90,16 +94,23 @@ class ImageStore:
     """The N cached images of one split in the file at `path`: encoded files (`channels` None) or decoded pixels.
 
     index_offset: where the N index entries begin in the file.
+    bits: of each value of decoded pixels.
     buffer: kept alive as long as the store.
 
     Pickling transfers only the arguments; the unpickled store maps the same memory.
     """
 
     def __init__(
-        self, path: str, index_offset: int, count: int, channels: int | None, buffer: SharedBuffer | None = None
+        self,
+        path: str,
+        index_offset: int,
+        count: int,
+        channels: int | None,
+        bits: int = 8,
+        buffer: SharedBuffer | None = None,
     ) -> None:
-        self.location = path, index_offset, count, channels
-        self.channels = channels
+        self.location = path, index_offset, count, channels, bits
+        self.channels, self._dtype = channels, pixel_dtype(bits)
         self._mapping = _map_file(path)
         self.index = np.frombuffer(self._mapping, ENTRY_DTYPE, count, index_offset)
         self._entries = self.index[["start", "bytes", "height", "width"]]  # `get` is faster without the other field
@@ -126,7 +137,7 @@ class ImageStore:
             return None
         if self.channels is None:
             return self._view[start : start + size], (height, width)
-        pixels = np.frombuffer(self._mapping, np.uint8, size, start)
+        pixels = np.frombuffer(self._mapping, self._dtype, height * width * self.channels, start)
         return pixels.reshape(height, width, self.channels), (height, width)
 
 

@@ -1,5 +1,6 @@
 """Data sets that need no download: `Digits`, real images that ship with cnnzoo, and `Synthetic`, computed images."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,6 +45,25 @@ class Digits:
             images, labels = digits["images"], digits["target"].astype(np.int64)
         pixels = np.rint(images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
         return pixels, labels, train_val_test_split(labels, self.split_seed)
+
+
+class DigitsMultilabel(Digits):
+    """The images and the splits of `Digits` as a multi-label set: even, prime, and greater than four.
+
+    A digit may belong to several of the classes (2 is even and prime) or to none (1).
+    """
+
+    name = "digits_multilabel"
+    classes = ("even", "prime", "greater_than_4")
+
+    def split(self, name: str) -> Split | None:
+        """The split "train" (1,293 images), "val" (144) or "test" (360)."""
+        split = super().split(name)
+        if split is None:
+            return None
+        digits = split.labels
+        columns = (digits % 2 == 0, np.isin(digits, (2, 3, 5, 7)), digits > 4)
+        return replace(split, labels=np.stack(columns, axis=1).astype(np.uint8))
 
 
 class Synthetic:

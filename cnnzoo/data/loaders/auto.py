@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from cnnzoo.data.loaders.dali_loader import DaliLoader, dali_problem, unsupported_augmentation
+from cnnzoo.data.loaders.dali_loader import DaliLoader, dali_problem, unsupported_augmentation, unsupported_format
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.torch_loader import TorchLoader
 from cnnzoo.data.split import Split
@@ -25,17 +25,25 @@ def choose_loader(*, from_files: bool, decoded: bool, on_gpu: bool, installed: b
     return "dali" if from_files and not decoded and on_gpu and installed and supported else "torch"
 
 
-def resolve_auto_loader(split: Split, augment: Augment, device: torch.device | None, kind: str = "auto") -> LoaderName:
+def resolve_auto_loader(
+    split: Split,
+    augment: Augment,
+    device: torch.device | None,
+    kind: str = "auto",
+    *,
+    channels: int = 3,
+    bits: int = 8,
+) -> LoaderName:
     """Return the name of the loader that `auto_loader` builds.
 
     Logs one warning per process if only the installation keeps it from using DALI. A `kind` other than "auto" selects
     torch, because only the torch loader has kinds of workers.
     """
     conditions = {
-        "from_files": split.paths is not None and kind == "auto",
+        "from_files": split.has_files and kind == "auto",
         "decoded": split.cache_decodes or (split.store is not None and split.store.channels is not None),
         "on_gpu": device is not None and device.type == "cuda" and torch.version.cuda is not None,
-        "supported": unsupported_augmentation(augment) is None,
+        "supported": unsupported_augmentation(augment) is None and unsupported_format(channels, bits) is None,
     }
     if choose_loader(installed=True, **conditions) == "torch":
         return "torch"
@@ -54,11 +62,13 @@ def auto_loader(
     workers: int | Literal["auto"] = "auto",
     kind: Literal["auto", "threads", "processes"] = "auto",
     gpu_budget: float = 0.25,
+    channels: int,
+    bits: int = 8,
     **options: Any,
 ) -> TorchLoader | DaliLoader:
     """Build the loader that `resolve_auto_loader` names. Takes the options of torch that DALI does not have, too."""
-    options |= {"augment": augment, "device": device, "workers": workers}
-    if resolve_auto_loader(split, augment, device, kind) == "dali":
+    options |= {"augment": augment, "device": device, "workers": workers, "channels": channels, "bits": bits}
+    if resolve_auto_loader(split, augment, device, kind, channels=channels, bits=bits) == "dali":
         return DaliLoader(split, sampler, **options)
     return TorchLoader(split, sampler, kind=kind, gpu_budget=gpu_budget, **options)
 

@@ -14,6 +14,7 @@ from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.wait_timer import GpuWaitTimer, WaitTimer
 from cnnzoo.data.split import Split
 from cnnzoo.errors import UserError
+from cnnzoo.sizes import Size, size_text
 
 LabeledImages = tuple[Tensor, Tensor]
 
@@ -36,7 +37,7 @@ class Loader(ABC):
     verifies_jpegs = False  # whether it reads each JPEG from end to end before it is decoded for the first time
     batch_sampler = None  # Lightning reads this attribute of every loader that has a `sampler`
     device: torch.device | None = None  # the GPU that batches are yielded on; None: they are in the CPU's memory
-    size_of_epoch: Callable[[int], int] | None = None  # the image size of each epoch; None: always the same
+    size_of_epoch: Callable[[int], Size] | None = None  # the image size of each epoch; None: always the same
     # Class attributes, because `close` also runs if `__init__` raises.
     _endless_batches: Iterator[Batch] | None = None  # of this epoch and all after it
     _endless_position: tuple[int, int] | None = None  # epoch and number of their next batch; None after an error
@@ -109,19 +110,19 @@ class Loader(ABC):
 
     @property
     @abstractmethod
-    def image_size(self) -> int:
-        """The side of the images in pixels."""
+    def image_size(self) -> Size:
+        """Height and width of the images in pixels."""
 
     @abstractmethod
-    def set_image_size(self, image_size: int) -> None:
+    def set_image_size(self, image_size: Size) -> None:
         """Build images of this size from the next iteration on. Closes the loader."""
 
-    def _set_size_of_epoch(self, image_size: int) -> None:
+    def _set_size_of_epoch(self, image_size: Size) -> None:
         if image_size == self.image_size:
             return
         self.set_image_size(image_size)
         if self.sampler.rank == 0:
-            log.info("training images: %d x %d pixels from epoch %d on", image_size, image_size, self.sampler.epoch + 1)
+            log.info("training images: %s from epoch %d on", size_text(image_size), self.sampler.epoch + 1)
         if self.device is not None:  # all ranks are here, because they have equally many training batches
             place_on_all_ranks([self], self.sampler.world_size)
 

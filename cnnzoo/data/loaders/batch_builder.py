@@ -1,7 +1,7 @@
 """Builds one batch: reads, decodes and augments the images of a request. Workers and the training process run this."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +16,12 @@ from cnnzoo.data.transforms.decode import (
     ByteBuffer,
     Pixels,
     check_header,
-    convert_channels,
     decode_bytes,
     error_reason,
-    read_file,
 )
 from cnnzoo.data.transforms.geometry import augment_batch, augment_images
+from cnnzoo.data.transforms.pixel_format import convert_channels, pixel_dtype
+from cnnzoo.sizes import Size
 
 SAMPLED_IMAGES = 1024  # images whose parameters are sampled in one call, which costs less than one call per batch
 MAX_BUFFERED_BYTES = 64 * 2**20  # file contents that a worker holds in memory before it decodes them
@@ -39,8 +39,8 @@ class BatchRequest(NamedTuple):
 class Batch(NamedTuple):
     """Images and labels of one batch, and the requested files that could not be read."""
 
-    images: Tensor  # uint8 (N, channels, image_size, image_size), channels last in memory
-    labels: Tensor  # int64 (N,)
+    images: Tensor  # uint8, or uint16 for 16 bits, (N, channels, height, width), channels last in memory
+    labels: Tensor  # int64 (N,), or uint8 (N, num_classes) of a multi-label set
     bad_files: list[BadFile]
 
 
@@ -55,14 +55,15 @@ class BatchBuilder:
     split: Split
     augment: Augment
     train: bool
-    image_size: int
+    image_size: Size  # height and width of the result
     channels: int
     seed: int
+    bits: int = 8  # of each value: 8 gives uint8 images, 16 uint16
 
     def build(self, request: BatchRequest, out: Pixels | None = None) -> Batch:
         """Build the batch of a request.
 
-        out: uint8 (N, image_size, image_size, channels), memory to write the images to. It may stay unused: the
+        out: (N, *image_size, channels), memory to write the images to. It may stay unused: the
             caller compares addresses to see where the images are.
         """
         epoch, indices = request
@@ -106,11 +107,12 @@ class BatchBuilder:
             good_rows: list[int] = []
             chunk_out = None if out is None else out[len(positions) : len(positions) + len(chunk)]
             frames = self._decode(image_indices[chunk], files, good_rows, bad_files)
-            images = augment_images(frames, params, self.channels, chunk_out)
+            images = augment_images(frames, params, self.channels, chunk_out, pixel_dtype(self.bits))
             image_chunks.append(images if len(good_rows) == len(chunk) else images[good_rows])
             positions += [chunk[row] for row in good_rows]
         if not image_chunks:
-            return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8), [], bad_files
+            empty = np.empty((0, self.channels, *self.image_size), pixel_dtype(self.bits))
+            return torch.from_numpy(empty), [], bad_files
         return image_chunks[0] if len(image_chunks) == 1 else torch.cat(image_chunks), positions, bad_files
 
     def _decode(
@@ -119,9 +121,9 @@ class BatchBuilder:
         """Decode the files lazily, one per step; None for a bad file. Fills `good_rows` and `bad_files`."""
         for row, file in enumerate(files):
             try:
-                pixels = file if isinstance(file, np.ndarray) else decode_bytes(file, self.channels)
+                pixels = file if isinstance(file, np.ndarray) else decode_bytes(file, self.channels, self.bits)
             except Exception as error:  # decoders raise many types of exceptions for broken files
-                bad_files.append(BadFile(self.split.path(indices[row]), error_reason(error)))
+                bad_files.append(BadFile(self.split.name(indices[row]), error_reason(error)))
                 yield None
             else:
                 good_rows.append(row)
@@ -143,10 +145,10 @@ class BatchBuilder:
             image = None if self.split.store is None else self.split.store.get(index)
             if image is None:
                 try:
-                    data = read_file(self.split.path(index))
-                    image = data, check_header(data)
+                    data = self.split.read(index)
+                    image = data, check_header(data, self.channels, self.bits)
                 except Exception as error:
-                    bad_files.append(BadFile(self.split.path(index), error_reason(error)))
+                    bad_files.append(BadFile(self.split.name(index), error_reason(error)))
                     continue
                 buffered_bytes += len(data)
             positions.append(position)
@@ -170,7 +172,11 @@ class BatchBuilder:
     def params_for(self, epoch: int, indices: Indices, sizes: Indices) -> AugmentParams:
         """Return the augmentation parameters of the images `indices` (N,) of `sizes` (N, 2) in that epoch."""
         if self.train:
-            return self.augment.sample(self.seed, epoch, indices, sizes, self.image_size)
+            params = self.augment.sample(self.seed, epoch, indices, sizes, self.image_size)
+            if self.bits == 16 and params.erase_boxes is not None:
+                fill = tuple(round(65535 * mean) for mean in self.augment.mean or (0.0,))
+                params = replace(params, erase_fill=fill)
+            return params
         return self.augment.eval_params(sizes, self.image_size)
 
 

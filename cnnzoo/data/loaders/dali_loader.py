@@ -23,9 +23,11 @@ from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.loaders.workers import ThreadPool
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
+from cnnzoo.data.transforms.pixel_format import is_plain
 from cnnzoo.errors import UserError
 from cnnzoo.runtime.cpu import cores_per_rank
 from cnnzoo.runtime.formatting import plural
+from cnnzoo.sizes import Size, as_size
 
 DEFAULT_CUDA = "13.0"
 """The CUDA version to install DALI for when there is no GPU to tell it."""
@@ -45,6 +47,7 @@ class DaliLoader(Loader):
     device: the GPU that decodes and augments the images and receives the batches. With None or a CPU, this happens on
         the CPU.
     local_ranks: how many ranks share this machine's cores.
+    channels, bits: 1 or 3 channels of 8 bits; others raise UserError.
 
     `num_rebuilds` counts the errors of DALI after which a new pipeline was built; each is logged.
 
@@ -64,7 +67,7 @@ class DaliLoader(Loader):
         *,
         augment: Augment,
         train: bool,
-        image_size: int,
+        image_size: int | Size,
         channels: int,
         seed: int,
         workers: int | Literal["auto"] = "auto",
@@ -73,8 +76,12 @@ class DaliLoader(Loader):
         on_bad_file: Literal["error", "skip"] = "error",
         device: torch.device | None = None,
         local_ranks: int | None = None,
+        bits: int = 8,
     ) -> None:
         check_dali(augment if train else Augment(), device)
+        problem = unsupported_format(channels, bits)
+        if problem is not None:
+            raise UserError(f"{problem}; type loader=torch")
         super().__init__(split, sampler, on_bad_file)
         self.workers = resolve_threads(workers, local_ranks)
         self.prefetch = check_int("loader.prefetch", prefetch, minimum=1, note="(batches)")
@@ -83,17 +90,17 @@ class DaliLoader(Loader):
         self.device = device if device is not None and device.type == "cuda" else None
         self.num_rebuilds = self._failures_in_a_row = 0
         self._builder = DaliBatchBuilder(
-            BatchBuilder(split, augment, train, image_size, channels, seed), augment_pixels=self.device is None
+            BatchBuilder(split, augment, train, as_size(image_size), channels, seed), augment_pixels=self.device is None
         )
 
     def describe(self) -> str:
         return f"dali, {plural(self.workers, 'thread')}, decoding on the {'CPU' if self.device is None else 'GPU'}"
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> Size:
         return self._builder.builder.image_size
 
-    def set_image_size(self, image_size: int) -> None:
+    def set_image_size(self, image_size: Size) -> None:
         self.close()
         self._builder = self._builder.with_image_size(image_size)
 
@@ -212,6 +219,14 @@ def unsupported_augmentation(augment: Augment) -> str | None:
     if any(augment.color_jitter or ()):
         return f"augment.color_jitter={augment.color_jitter}: loader=dali does not support it"
     return None
+
+
+def unsupported_format(channels: int, bits: int) -> str | None:
+    """Return an error message if DALI cannot be used for images of this format, else None."""
+    if is_plain(channels, bits):
+        return None
+    setting = "data.bits=16" if bits == 16 else f"data.channels={channels}"
+    return f"{setting}: loader=dali supports only 8 bits and 1 or 3 channels"
 
 
 def _failure(error: RuntimeError, when: str) -> UserError:

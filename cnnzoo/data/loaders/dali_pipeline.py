@@ -51,7 +51,7 @@ class DaliPipeline:
         return self._source.error
 
     def run(self, batches: Iterator[DaliBatch]) -> Iterator[tuple[DaliBatch, Tensor]]:
-        """Yield each batch with its images: uint8 (N, C, image_size, image_size), channels last in memory.
+        """Yield each batch with its images: uint8 (N, C, height, width), channels last in memory.
 
         Discards what an earlier run left unfinished. Raises RuntimeError for every error of DALI.
         """
@@ -117,13 +117,13 @@ def _define_pipeline(
     prefetch: int,
     hw_decoder_load: float,
 ) -> Any:
-    """Return a DALI pipeline from the source's inputs to augmented images: uint8 (N, image_size, image_size, C).
+    """Return a DALI pipeline from the source's inputs to augmented images: uint8 (N, height, width, C).
 
     DALI builds it, which needs the GPU, when it is first used.
     """
     from nvidia.dali import fn, pipeline_def, types
 
-    on_gpu, side, crop_first = device is not None, source.image_size, source.crop_before_resize
+    on_gpu, image_size, crop_first = device is not None, list(source.image_size), source.crop_before_resize
     device_id = None if device is None else torch.cuda.current_device() if device.index is None else device.index
     decode_options: dict[str, Any] = {
         "device": "mixed" if on_gpu else "cpu",
@@ -133,9 +133,14 @@ def _define_pipeline(
     }
     resize_options: dict[str, Any] = {"interp_type": types.INTERP_LINEAR, "antialias": True}
     pad_options: dict[str, Any] = {"out_of_bounds_policy": "pad", "fill_values": 0}  # black
-    dtypes = [types.UINT8, types.UINT8, types.BOOL, types.INT32, types.INT32, types.INT32, types.FLOAT]
-    ndims, layouts = [1, 3, 0, 1, 1, 0, 1], ["", "HWC", "", "", "", "", ""]
-    num_inputs = 7 if source.has_erase else 6
+    optional_inputs = {
+        "vertical_flips": (types.INT32, 0),
+        "transposes": (types.BOOL, 0),
+        "angles": (types.FLOAT, 0),
+        "erase_boxes": (types.FLOAT, 1),
+    }
+    inputs = [(types.UINT8, 1), (types.UINT8, 3), (types.BOOL, 0), (types.INT32, 1), (types.INT32, 1), (types.INT32, 0)]
+    inputs += [optional_inputs[name] for name in source.optional_inputs]
 
     @pipeline_def(
         batch_size=batch_size,
@@ -146,25 +151,33 @@ def _define_pipeline(
         seed=0,
     )
     def pipeline() -> Any:
-        jpegs, pixels, is_jpeg, corner, shape, flip, *erase_box = fn.external_source(
+        jpegs, pixels, is_jpeg, corner, shape, flip, *others = fn.external_source(
             source=source,
-            num_outputs=num_inputs,
-            dtype=dtypes[:num_inputs],
-            ndim=ndims[:num_inputs],
-            layout=layouts[:num_inputs],
+            num_outputs=len(inputs),
+            dtype=[dtype for dtype, _ in inputs],
+            ndim=[ndim for _, ndim in inputs],
+            layout=["HWC" if ndim == 3 else "" for _, ndim in inputs],
             no_copy=True,
         )
+        optional = dict(zip(source.optional_inputs, others))  # noqa: B905 - DALI's zip has no `strict`
 
         def crop(images: Any) -> Any:
             return fn.slice(images, start=corner, shape=shape, axis_names="HW")
 
         def resize_and_flip(images: Any) -> Any:
             if crop_first:
-                images = fn.resize(images, size=[side, side], **resize_options)
+                images = fn.resize(images, size=image_size, **resize_options)
             else:
                 images = fn.resize(images, size=fn.cast(shape, dtype=types.FLOAT), **resize_options)
-                images = fn.slice(images, start=corner, shape=[side, side], axis_names="HW", **pad_options)
-            return fn.flip(images, horizontal=flip)
+                images = fn.slice(images, start=corner, shape=image_size, axis_names="HW", **pad_options)
+            return turn(fn.flip(images, horizontal=flip, vertical=optional.get("vertical_flips", 0)))
+
+        def turn(images: Any) -> Any:
+            if optional.get("transposes", False):
+                images = fn.transpose(images, perm=[1, 0, 2], transpose_layout=False)
+            if "angles" in optional:
+                images = fn.rotate(images, angle=optional["angles"], keep_size=True, fill_value=0)
+            return images
 
         if is_jpeg:
             if not crop_first:
@@ -176,13 +189,13 @@ def _define_pipeline(
             if not on_gpu:
                 images = resize_and_flip(images)
         else:
-            images = pixels  # on the CPU these are already cropped, resized and flipped
+            images = pixels  # on the CPU these are already cropped, resized, flipped and turned
             if on_gpu:
                 images = (crop(pixels) if crop_first else pixels).gpu()
         if on_gpu:
             images = resize_and_flip(images)
-        if source.has_erase:
-            anchor, extent = erase_box[0][:2], erase_box[0][2:]
+        if "erase_boxes" in optional:
+            anchor, extent = optional["erase_boxes"][:2], optional["erase_boxes"][2:]
             images = fn.erase(images, anchor=anchor, shape=extent, axis_names="HW", fill_value=source.erase_fill)
         return images
 

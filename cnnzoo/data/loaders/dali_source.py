@@ -19,15 +19,22 @@ from cnnzoo.data.transforms.decode import (
     ByteBuffer,
     Pixels,
     check_header,
-    convert_channels,
     decode_bytes,
     error_reason,
-    read_file,
     verify_jpeg,
 )
 from cnnzoo.data.transforms.geometry import augment_batch, augment_images
+from cnnzoo.data.transforms.pixel_format import convert_channels
+from cnnzoo.sizes import Size
 
 NO_JPEG = np.empty(0, np.uint8)
+OPTIONAL_INPUTS: dict[str, type] = {
+    "vertical_flips": np.int32,
+    "transposes": np.bool_,
+    "angles": np.float32,
+    "erase_boxes": np.float32,
+}
+"""Fields of `AugmentParams` that are inputs only if the augmentation has them, and DALI's types for them."""
 DaliInputs = tuple[Any, ...]
 
 
@@ -40,7 +47,7 @@ class DaliBatch:
     pixels: list[Pixels]  # (H, W, C), upright, or augmented except for erasing; empty for a JPEG
     is_jpeg: npt.NDArray[np.bool_]  # (N,)
     params: AugmentParams  # of the N images
-    labels: npt.NDArray[np.int64]  # of the finished batch
+    labels: npt.NDArray[Any]  # of the finished batch
     replacement_rows: Indices | None  # for each position of the finished batch the row in the N; None: all in order
     bad_files: list[BadFile]
 
@@ -64,7 +71,7 @@ class DaliBatchBuilder:
             self.kinds[:] = self.split.store.index["kind"]
         self.sizes = np.zeros((len(self.split), 2), np.int64)  # of the files that are not cached, once they are checked
 
-    def with_image_size(self, image_size: int) -> "DaliBatchBuilder":
+    def with_image_size(self, image_size: Size) -> "DaliBatchBuilder":
         """A copy for images of another size, which knows the same about the files."""
         other = copy(self)
         other.builder = replace(self.builder, image_size=image_size)
@@ -87,7 +94,7 @@ class DaliBatchBuilder:
             try:
                 image, size = self._load(index)
             except Exception as error:  # decoders raise many types of exceptions for broken files
-                bad_files.append(BadFile(self.split.path(index), error_reason(error)))
+                bad_files.append(BadFile(self.split.name(index), error_reason(error)))
                 continue
             images.append(image)
             positions.append(position)
@@ -140,7 +147,7 @@ class DaliBatchBuilder:
         stored = None if self.split.store is None else self.split.store.get(index)
         data: ByteBuffer | Pixels
         if stored is None:
-            data = read_file(self.split.path(index))
+            data = self.split.read(index)
             if self.kinds[index] == UNVERIFIED:
                 self.sizes[index] = check_header(data)
             height, width = self.sizes[index].tolist()
@@ -168,13 +175,14 @@ class DaliSource:
         # A random-resized crop is cut out before resizing, every other crop after it.
         self.crop_before_resize = builder.train and builder.augment.crop == "random_resized"
         no_params = builder.params_for(0, np.empty(0, np.int64), np.empty((0, 2), np.int64))
-        self.has_erase, self.erase_fill = no_params.erase_boxes is not None, list(no_params.erase_fill)
+        self.optional_inputs = [name for name in OPTIONAL_INPUTS if getattr(no_params, name) is not None]
+        self.erase_fill = list(no_params.erase_fill)
         self.batches: Iterator[DaliBatch] = iter(())
         self.error: Exception | None = None
         self.in_flight: deque[tuple[DaliBatch, DaliInputs]] = deque()
 
     def __call__(self) -> DaliInputs:
-        """Return (jpegs, pixels, is_jpeg, crop corners, (height, width) of crop or resize, flips[, erase boxes]).
+        """Return (jpegs, pixels, is_jpeg, crop corners, (height, width) of crop or resize, flips, *optional_inputs).
 
         Raises StopIteration, which DALI expects, at the end of the epoch.
         """
@@ -187,13 +195,12 @@ class DaliSource:
             raise
         jpegs, pixels, is_jpeg, params = batch.jpegs, batch.pixels, batch.is_jpeg, batch.params
         if not jpegs:  # no file of the batch can be read, but DALI needs at least one image
-            jpegs, pixels = [NO_JPEG], [np.zeros((self.image_size, self.image_size, self.channels), np.uint8)]
-            is_jpeg, size = np.zeros(1, bool), np.array([[self.image_size, self.image_size]], np.int64)
+            jpegs, pixels = [NO_JPEG], [np.zeros((*self.image_size, self.channels), np.uint8)]
+            is_jpeg, size = np.zeros(1, bool), np.array([self.image_size], np.int64)
             params = self.builder.params_for(0, np.zeros(1, np.int64), size)
         shapes = params.crops[:, 2:] if self.crop_before_resize else params.resize_to
         corners = params.crops[:, :2].astype(np.int32)
         inputs: DaliInputs = (jpegs, pixels, is_jpeg, corners, shapes.astype(np.int32), params.flips.astype(np.int32))
-        if params.erase_boxes is not None:
-            inputs = (*inputs, params.erase_boxes.astype(np.float32))
+        inputs += tuple(getattr(params, name).astype(OPTIONAL_INPUTS[name]) for name in self.optional_inputs)
         self.in_flight.append((batch, inputs))
         return inputs

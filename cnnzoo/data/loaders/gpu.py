@@ -1,4 +1,4 @@
-"""Data sets in the GPU's memory: batches are cropped, resized, flipped and erased there."""
+"""Data sets in the GPU's memory: batches are cropped, resized, flipped, turned and erased there."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakSet
@@ -17,7 +17,8 @@ from cnnzoo.data.loaders.batch_builder import (
     image_sizes,
 )
 from cnnzoo.data.loaders.gpu_table import build_table
-from cnnzoo.data.transforms.decode import Pixels, convert_channels
+from cnnzoo.data.transforms.decode import Pixels
+from cnnzoo.data.transforms.pixel_format import convert_channels
 from cnnzoo.runtime.formatting import format_bytes
 
 STAGING_BYTES = 2**26  # pinned memory through which the images are copied to the GPU
@@ -44,16 +45,20 @@ class GpuDataset:
         self.builder, self.device, self.level = builder, device, level
         self.starts, self.sizes = _image_starts(builder), _image_sizes(builder)
         self.source = _upload(_image_bytes(builder), required_bytes(builder), device)
+        multi_hot = builder.split.num_classes is not None
+        self.multi_hot_labels = torch.from_numpy(builder.split.labels).to(device) if multi_hot else None
         resident_datasets.add(self)
 
     def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
         """Iterate over the batches of the requests, on the device. Nothing here waits for the device."""
-        side, channels = self.builder.image_size, self.builder.channels
+        image_size, channels = self.builder.image_size, self.builder.channels
         for chunk in chunk_requests(requests):
             table, erase_fill = self._table(chunk)
             labels = table[:, -1].contiguous()
+            if self.multi_hot_labels is not None:  # the table has the number of each image
+                labels = self.multi_hot_labels[labels]
             for rows in batch_rows(chunk):
-                shape = rows.stop - rows.start, side, side, channels
+                shape = rows.stop - rows.start, *image_size, channels
                 images = torch.empty(shape, dtype=torch.uint8, device=self.device)
                 self.transform(table[rows], images, erase_fill)
                 yield Batch(images.permute(0, 3, 1, 2), labels[rows], [])
@@ -72,7 +77,8 @@ class GpuDataset:
         builder = self.builder
         indices = np.concatenate([request.indices for request in chunk])
         images = indices % len(self.starts)
-        starts, sizes, labels = self.starts[images], self.sizes[images], builder.split.labels[images]
+        starts, sizes = self.starts[images], self.sizes[images]
+        labels = builder.split.labels[images] if self.multi_hot_labels is None else images
         params = builder.params_for(chunk[0].epoch, indices, sizes)
         rows = build_table(params, starts, sizes, builder.channels, labels, len(self.source))
         table = torch.from_numpy(rows)
@@ -113,6 +119,7 @@ class GpuDataset:
         params = self.builder.params_for(0, indices, self.sizes[indices])
         areas, corners = params.crops[:, 2] * params.crops[:, 3], params.crops[:, :2].sum(axis=1)
         rows = [areas.argmin(), areas.argmax(), params.flips.argmax()]
+        rows += [turned.argmax() for turned in (params.vertical_flips, params.transposes) if turned is not None]
         if params.erase_boxes is not None:
             rows.append(params.erase_boxes[:, 2].argmax())
         rows += [corners.argmin(), corners.argmax(), *range(min(CHECKED_IMAGES, len(indices)))]
@@ -141,17 +148,24 @@ def required_bytes(builder: BatchBuilder) -> int:
 
 def transform_by_torch(source: Tensor, table: Tensor, out: Tensor, erase_fill: Sequence[int]) -> None:
     """Do the work of `gpu_kernel.transform` with PyTorch's operations, for images that are not resized."""
-    side, channels = out.shape[1], out.shape[3]
+    _, out_height, out_width, channels = out.shape
     columns = table.T[:-1, :, None]  # (columns, N, 1)
-    start, row_bytes, height, width, _, _, top, left, flip, erase_top, erase_left, erase_height, erase_width = columns
-    steps = torch.arange(side, device=out.device)
-    y, x = top + steps, left + torch.where(flip > 0, side - 1 - steps, steps)  # (N, side)
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]  # (N, side, side)
+    start, row_bytes, height, width, _, _, top, left, flip, vertical_flip, transpose, *erase_box = columns
+    erase_top, erase_left, erase_height, erase_width = erase_box
+    out_y, out_x = (torch.arange(side, device=out.device) for side in (out_height, out_width))
+    y = top + torch.where(vertical_flip > 0, out_height - 1 - out_y, out_y)  # (N, out_height)
+    x = left + torch.where(flip > 0, out_width - 1 - out_x, out_x)  # (N, out_width)
+    inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
     rows, offsets = start + y.clamp_min(0).minimum(height - 1) * row_bytes, x.clamp_min(0).minimum(width - 1) * channels
+    if out_height == out_width:  # otherwise nothing is transposed
+        swap = transpose > 0  # (N, 1)
+        rows, offsets = torch.where(swap, offsets, rows), torch.where(swap, rows, offsets)
+        inside_y, inside_x = torch.where(swap, inside_x, inside_y), torch.where(swap, inside_y, inside_x)
+    inside = inside_y[:, :, None] & inside_x[:, None]  # (N, out_height, out_width)
     pixels = (rows[:, :, None] + offsets[:, None])[..., None] + torch.arange(channels, device=out.device)
     out.copy_(source[pixels] * inside[..., None])
-    erased = ((steps >= erase_top) & (steps < erase_top + erase_height))[:, :, None]
-    erased = erased & ((steps >= erase_left) & (steps < erase_left + erase_width))[:, None]
+    erased = ((out_y >= erase_top) & (out_y < erase_top + erase_height))[:, :, None]
+    erased = erased & ((out_x >= erase_left) & (out_x < erase_left + erase_width))[:, None]
     for channel in range(channels):
         out[..., channel].masked_fill_(erased, erase_fill[channel % len(erase_fill)])
 

@@ -1,4 +1,4 @@
-"""A Triton kernel that crops, resizes, flips and erases the images of a batch on the GPU.
+"""A Triton kernel that crops, resizes, flips, turns and erases the images of a batch on the GPU.
 
 The parameters of each image are a row of the table of `gpu_table.py`. Only this module imports Triton.
 """
@@ -54,10 +54,10 @@ def transform(source: Tensor, table: Tensor, out: Tensor, erase_fill: Sequence[i
 
     source: uint8 (bytes,), the pixels of all images.
     table: int64 (N, len(COLUMNS)) on the same device, from `build_table`, which has checked its bounds.
-    out: uint8 (N, S, S, C), contiguous, with 1 or 3 channels.
+    out: uint8 (N, H, W, C), contiguous, with 1 or 3 channels.
     erase_fill: pixel value of erased windows: one per channel, or one for all.
     """
-    count, image_size, _, channels = out.shape
+    count, height, width, channels = out.shape
     assert source.dtype == out.dtype == torch.uint8
     assert table.dtype == torch.int64
     assert table.shape == (count, len(COLUMNS))
@@ -65,31 +65,32 @@ def transform(source: Tensor, table: Tensor, out: Tensor, erase_fill: Sequence[i
     assert table.is_contiguous()
     assert out.is_contiguous()
     assert source.device == table.device == out.device
-    assert out.shape[2] == image_size
     assert channels in (1, 3)
     if not count:
         return
     fills = [int(erase_fill[channel % len(erase_fill)]) for channel in range(3)]
     if out.device.type == "cpu":
         with _interpreter_lock:  # it patches triton.language while it runs
-            side = 1 << (image_size - 1).bit_length()  # one tile: the interpreter is slow per tile, not per pixel
-            _interpreted()[(count,)](source, table, out, *fills, **_constants(image_size, channels, (side, side)))
+            # One tile: the interpreter is slow per tile, not per pixel.
+            tile = 1 << (height - 1).bit_length(), 1 << (width - 1).bit_length()
+            _interpreted()[(count,)](source, table, out, *fills, **_constants(height, width, channels, tile))
         return
-    constants = _constants(image_size, channels, TILE)
+    constants = _constants(height, width, channels, TILE)
     with torch.cuda.device(out.device):
         _compiled()[(count * constants["TILES"],)](source, table, out, *fills, **constants, **COMPILE_OPTIONS)
 
 
-def _constants(image_size: int, channels: int, tile: tuple[int, int]) -> dict[str, int]:
+def _constants(height: int, width: int, channels: int, tile: tuple[int, int]) -> dict[str, int]:
     """The arguments that are constants of the compiled kernel: other values compile it again."""
-    tiles_per_row = -(-image_size // tile[1])
+    tiles_per_row = -(-width // tile[1])
     return {
-        "IMAGE_SIZE": image_size,
+        "HEIGHT": height,
+        "WIDTH": width,
         "CHANNELS": channels,
         "TILE_HEIGHT": tile[0],
         "TILE_WIDTH": tile[1],
         "TILES_PER_ROW": tiles_per_row,
-        "TILES": tiles_per_row * -(-image_size // tile[0]),
+        "TILES": tiles_per_row * -(-height // tile[0]),
         "NUM_COLUMNS": len(COLUMNS),
     }
 
@@ -101,7 +102,8 @@ def _transform_kernel(  # type: ignore[no-untyped-def]
     fill_0,
     fill_1,
     fill_2,
-    IMAGE_SIZE: tl.constexpr,  # noqa: N803
+    HEIGHT: tl.constexpr,  # noqa: N803
+    WIDTH: tl.constexpr,  # noqa: N803
     CHANNELS: tl.constexpr,  # noqa: N803
     TILE_HEIGHT: tl.constexpr,  # noqa: N803
     TILE_WIDTH: tl.constexpr,  # noqa: N803
@@ -197,17 +199,22 @@ def _transform_kernel(  # type: ignore[no-untyped-def]
             result_1 += (sum_1 >> bits_x) * weight_y
             result_2 += (sum_2 >> bits_x) * weight_y
 
-    flip = tl.load(table + 8)
-    erase_y = y - tl.load(table + 9).to(tl.int32)
-    out_x = tl.where(flip != 0, IMAGE_SIZE - 1 - x, x)
-    erase_x = out_x - tl.load(table + 10).to(tl.int32)
-    erased_y = (erase_y >= 0) & (erase_y < tl.load(table + 11).to(tl.int32))
-    erased_x = (erase_x >= 0) & (erase_x < tl.load(table + 12).to(tl.int32))
+    # The flips change the positions of rows and columns. The transpose, for which HEIGHT equals WIDTH, exchanges the
+    # distances in memory between rows and between columns, and the sides of the erased box.
+    transpose = tl.load(table + 10).to(tl.int32)
+    out_y = tl.where(tl.load(table + 9) != 0, HEIGHT - 1 - y, y)
+    out_x = tl.where(tl.load(table + 8) != 0, WIDTH - 1 - x, x)
+    erase_y = out_y - tl.load(table + 11 + transpose).to(tl.int32)
+    erase_x = out_x - tl.load(table + 12 - transpose).to(tl.int32)
+    erased_y = (erase_y >= 0) & (erase_y < tl.load(table + 13 + transpose).to(tl.int32))
+    erased_x = (erase_x >= 0) & (erase_x < tl.load(table + 14 - transpose).to(tl.int32))
     erased = erased_y[:, None] & erased_x[None, :]
+    stride_y = tl.where(transpose != 0, CHANNELS, WIDTH * CHANNELS)
+    stride_x = tl.where(transpose != 0, WIDTH * CHANNELS, CHANNELS)
     inside = (resized_y == top + y)[:, None] & (resized_x == left + x)[None, :]
-    exists = (y < IMAGE_SIZE)[:, None] & (x < IMAGE_SIZE)[None, :]
-    pixel = out + image.to(tl.int64) * (IMAGE_SIZE * IMAGE_SIZE * CHANNELS)
-    pixel += (y * (IMAGE_SIZE * CHANNELS))[:, None] + (out_x * CHANNELS)[None, :]
+    exists = (y < HEIGHT)[:, None] & (x < WIDTH)[None, :]
+    pixel = out + image.to(tl.int64) * (HEIGHT * WIDTH * CHANNELS)
+    pixel += (out_y * stride_y)[:, None] + (out_x * stride_x)[None, :]
     result_0 = tl.where(erased, fill_0, tl.where(inside, result_0 >> bits_y, 0))
     tl.store(pixel, result_0.to(tl.uint8), mask=exists)
     if CHANNELS == 3:

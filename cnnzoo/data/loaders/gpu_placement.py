@@ -18,6 +18,7 @@ from cnnzoo.data.loaders.gpu import (
     required_bytes,
     resident_datasets,
 )
+from cnnzoo.data.transforms.pixel_format import format_text, is_plain
 from cnnzoo.runtime.formatting import format_bytes
 
 ON_CPU = 0  # the level below BY_TORCH and BY_KERNEL
@@ -103,8 +104,12 @@ def is_decoded(builder: BatchBuilder) -> bool:
 def unsupported(builder: BatchBuilder) -> str | None:
     """Why `GpuDataset` does not support these images in RAM, or None if it does."""
     augment, store = builder.augment, builder.split.store
+    if not is_plain(builder.channels, builder.bits):
+        return f"they have {format_text(builder.channels, builder.bits)}"
     if builder.train and (augment.auto_augment is not None or any(augment.color_jitter or ())):
         return "augment.auto_augment and augment.color_jitter run on the CPU"
+    if builder.train and augment.rotation:
+        return "augment.rotation runs on the CPU"
     if store is not None and store.num_cached < len(builder.split):
         return "not all of them are in the cache"
     return None

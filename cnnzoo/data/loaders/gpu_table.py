@@ -15,7 +15,9 @@ COLUMNS = (
     "top",  # position of the window in the resized box; parts outside the box are black
     "left",
     "flip",  # 1: flip the window horizontally
-    "erase_top",  # position and size of the erased box in the flipped window
+    "vertical_flip",  # 1: flip it vertically
+    "transpose",  # 1: swap its rows and columns after the flips
+    "erase_top",  # position and size of the erased box in the result
     "erase_left",
     "erase_height",
     "erase_width",
@@ -32,23 +34,23 @@ def build_table(
 ) -> IntArray:
     """Return the transforms of N images as a table, int64 (N, len(COLUMNS)).
 
-    params: parameters without `ops`, which the kernel cannot apply.
+    params: parameters without `ops` and `angles`, which the kernel cannot apply.
     starts: (N,) byte offsets of the images in the source, each of which is contiguous uint8 (height, width, channels).
     sizes: (N, 2) heights and widths of the images.
-    labels: (N,), copied to the table.
+    labels: (N,), copied to the table; those of a multi-label set do not fit, and are found by the number of the image.
     source_bytes: size of the source.
 
     Raises IndexError for a crop outside its image or an image outside the source, because the kernel would access
     foreign memory, and ValueError for parameters or sizes that the kernel does not support.
     """
-    if params.ops is not None:
-        raise ValueError("the GPU kernel applies no color operations, expected params.ops=None")
-    side = params.image_size
+    if params.ops is not None or params.angles is not None:
+        raise ValueError("the GPU kernel expects params.ops=None and params.angles=None: it cannot apply them")
+    out_height, out_width = params.image_size
     image_heights, image_widths = sizes.T
     resize_heights, resize_widths = params.resize_to.T
     tops, lefts, heights, widths = params.crops.T
     # As in geometry.py: a crop of the result's size is a window of the resized image, others are resized themselves.
-    is_window = (heights == side) & (widths == side)
+    is_window = (heights == out_height) & (widths == out_width)
     is_resized = (resize_heights != image_heights) | (resize_widths != image_widths)
     if (is_resized & ~is_window).any():
         raise ValueError("the GPU kernel resizes an image or a crop, expected params.resize_to to be the image's size")
@@ -60,13 +62,15 @@ def build_table(
     columns[1] = row_bytes
     columns[2] = np.where(is_window, image_heights, heights)
     columns[3] = np.where(is_window, image_widths, widths)
-    columns[4] = np.where(is_window, resize_heights, side)
-    columns[5] = np.where(is_window, resize_widths, side)
+    columns[4] = np.where(is_window, resize_heights, out_height)
+    columns[5] = np.where(is_window, resize_widths, out_width)
     columns[6] = tops - box_tops
     columns[7] = lefts - box_lefts
     columns[8] = params.flips
-    columns[9:13] = 0 if params.erase_boxes is None else params.erase_boxes.T
-    columns[13] = labels
+    columns[9] = 0 if params.vertical_flips is None else params.vertical_flips
+    columns[10] = 0 if params.transposes is None else params.transposes
+    columns[11:15] = 0 if params.erase_boxes is None else params.erase_boxes.T
+    columns[15] = labels
     _check_bounds(table, np.stack([box_tops, box_lefts]), starts, sizes.T, source_bytes)
     return table
 

@@ -5,25 +5,29 @@ from typing import Any
 
 from cnnzoo.data.loaders.base import Loader
 from cnnzoo.errors import UserError
+from cnnzoo.sizes import Size
 
 STEP_FRACTION = 1 / 14  # of the final size, between two sizes: 16 pixels for 224, 2 for 32
 
 
-def progressive_size(epoch: int, epochs: int, start: int, final: int) -> int:
-    """The image size in an epoch, counted from 0: `start` in the first one, `final` in the last quarter of `epochs`.
+def progressive_size(epoch: int, epochs: int, start: int, final: Size) -> Size:
+    """The image size in an epoch, counted from 0: `final` in the last quarter of `epochs`.
 
-    Between them it grows linearly, rounded down to a size that is a whole number of steps below `final`.
+    The shorter side is `start` in the first epoch. It grows linearly, rounded down to a whole number of steps below
+    that of `final`. The aspect ratio is that of `final`, up to rounding.
     """
     growing = 3 * epochs // 4  # the epochs before the final size
     if epoch >= growing:
         return final
-    step = max(1, round(final * STEP_FRACTION))
-    steps_left = -(-(final - start) * (growing - epoch) // (growing * step))  # rounded up
-    return max(start, final - steps_left * step)
+    shorter = min(final)
+    step = max(1, round(shorter * STEP_FRACTION))
+    steps_left = -(-(shorter - start) * (growing - epoch) // (growing * step))  # rounded up
+    side = max(start, shorter - steps_left * step)
+    return round(final[0] * side / shorter), round(final[1] * side / shorter)
 
 
 def grow_images(loader: Any, *, start: int, epochs: int | None) -> None:
-    """Let the image size of a training loader grow from `start` to its present size by `progressive_size`.
+    """Let the shorter side of a training loader's images grow from `start` to the present one by `progressive_size`.
 
     Raises UserError if there is no number of epochs, or if the loader cannot change its image size.
     """

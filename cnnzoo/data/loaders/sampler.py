@@ -1,6 +1,7 @@
 """The sampler: decides which image comes when, for every loader."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,11 @@ class EpochSampler:
     frozen: repeat epoch 0 in every epoch, for `trainer.overfit_batches`.
     labels: (size,) for balanced training: each epoch has equally many images of each class, as many as `size` allows.
         Images of small classes are repeated, and those of large classes take turns. None: every image once.
+    even_batches: in evaluation, a rank that would have one batch fewer than the others gets its first image once more,
+        for loops in which the ranks wait for each other in each batch.
 
-    Raises UserError if there are fewer training images than one global batch needs.
+    Raises UserError if there are fewer training images than one global batch needs, and for the labels of a multi-label
+    set, whose images belong to several classes.
     """
 
     def __init__(
@@ -36,15 +40,22 @@ class EpochSampler:
         rank: int = 0,
         world_size: int = 1,
         frozen: bool = False,
-        labels: npt.NDArray[np.int64] | None = None,
+        labels: npt.NDArray[Any] | None = None,
+        even_batches: bool = False,
     ) -> None:
         if train and size < batch_size * world_size:
             processes = f" x {world_size} processes" if world_size > 1 else ""
             maximum = size // world_size
             way_out = f"type data.batch_size={maximum} or less" if maximum else "use fewer processes"
             raise UserError(f"data.batch_size={batch_size}{processes}: more than the {size} training images; {way_out}")
+        if labels is not None and labels.ndim == 2:
+            raise UserError(
+                "data.balance=true: an image of a multi-label set may belong to several classes; leave it out, or type "
+                "class_weights=balanced"
+            )
         self.size, self.batch_size, self.seed, self.train = size, batch_size, seed, train
         self.rank, self.world_size, self.frozen = rank, world_size, frozen
+        self.even_batches = even_batches
         self._class_images = [] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self.epoch = self._first_batch = 0
         self._next_epoch: int | None = 0  # of the next iteration of a loader; None once `set_epoch` was called
@@ -66,9 +77,14 @@ class EpochSampler:
             self.epoch = 0 if self.frozen else self._next_epoch
             self._next_epoch += 1
 
-    def start_at(self, batch: int) -> None:
-        """Start the next iteration, and only that one, at this batch of its epoch (to resume within an epoch)."""
+    def start_at(self, batch: int, epoch: int | None = None) -> None:
+        """Start the next iteration, and only that one, at this batch of its epoch (to resume within an epoch).
+
+        epoch: the next iteration's, from which on the epochs are counted again. None leaves it as it is.
+        """
         self._first_batch = batch
+        if epoch is not None:
+            self._next_epoch = epoch
 
     def take_first_batch(self) -> int:
         """The batch that the next iteration starts at. The one after it starts at 0 again."""
@@ -100,7 +116,13 @@ class EpochSampler:
         """The number of batches of this rank in an epoch."""
         if self.train:
             return self.size // (self.batch_size * self.world_size)
-        return -(-len(range(self.rank, self.size, self.world_size)) // self.batch_size)
+        return -(-len(self._eval_indices()) // self.batch_size)
+
+    def _eval_indices(self) -> npt.NDArray[np.int64]:
+        indices = np.arange(self.rank, self.size, self.world_size)
+        if self.even_batches and len(indices) * self.world_size < self.size and len(indices) % self.batch_size == 0:
+            return np.append(indices, self.rank % self.size)
+        return indices
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the batches of the current epoch: int64 (batch size,)."""
@@ -110,7 +132,7 @@ class EpochSampler:
                 indices = self._balanced_images()[indices]
             stride, offset = self.batch_size * self.world_size, self.batch_size * self.rank
         else:
-            indices = np.arange(self.rank, self.size, self.world_size)
+            indices = self._eval_indices()
             stride, offset = self.batch_size, 0
         for batch in range(self.take_first_batch(), len(self)):
             start = batch * stride + offset

@@ -17,15 +17,17 @@ from cnnzoo.data.loaders.workers import ProcessPool, ThreadPool, WorkerPool
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.runtime.cpu import cores_per_rank
+from cnnzoo.sizes import Size, as_size
 
 WORKER_KINDS = ("auto", "threads", "processes")
 BAD_FILE_POLICIES = ("error", "skip")
 
 
 class TorchLoader(Loader):
-    """Batches of `split` in the order of `sampler`: uint8 (N, channels, image_size, image_size), int64 labels (N,).
+    """Batches of `split` in the order of `sampler`: uint8 (N, channels, height, width), int64 labels (N,).
 
-    The images are channels last in memory. Their bytes do not depend on the number or the kind of workers.
+    The labels of a multi-label set are multi-hot, uint8 (N, num_classes). The images are channels last in memory. Their
+    bytes do not depend on the number or the kind of workers.
 
     workers: workers that build batches ahead; 0 builds them in the training process. "auto" is 0 for pixels in memory,
         and for files the result of `cores_per_rank(local_ranks)`. Workers start with the first batch and live until
@@ -41,6 +43,7 @@ class TorchLoader(Loader):
         decoded caches that fit are copied to the GPU and transformed there, unless the augmentation is one of those
         that run on the CPU; see `GpuDataset`. 0 turns it off.
     local_ranks: how many ranks share this machine's cores.
+    bits: of each value of the images: 16 gives uint16 instead of uint8.
     """
 
     name = "torch"
@@ -57,7 +60,7 @@ class TorchLoader(Loader):
         *,
         augment: Augment,
         train: bool,
-        image_size: int,
+        image_size: int | Size,
         channels: int,
         seed: int,
         workers: int | Literal["auto"] = "auto",
@@ -66,6 +69,7 @@ class TorchLoader(Loader):
         device: torch.device | None = None,
         gpu_budget: float = 0.25,
         local_ranks: int | None = None,
+        bits: int = 8,
     ) -> None:
         check_choice("loader.kind", kind, WORKER_KINDS)
         super().__init__(split, sampler, on_bad_file)
@@ -75,7 +79,7 @@ class TorchLoader(Loader):
         self.kind = "threads" if kind == "threads" else "processes"
         self.device = device if device is not None and device.type == "cuda" else None
         self._alternate = device is not None and device.type == "cpu"
-        self._builder = BatchBuilder(split, augment, train, image_size, channels, seed)
+        self._builder = BatchBuilder(split, augment, train, as_size(image_size), channels, seed, bits)
 
     def describe(self) -> str:
         if self._gpu_dataset is not None:
@@ -94,10 +98,10 @@ class TorchLoader(Loader):
         return self._gpu_dataset is not None
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> Size:
         return self._builder.image_size
 
-    def set_image_size(self, image_size: int) -> None:
+    def set_image_size(self, image_size: Size) -> None:
         dataset = self._gpu_dataset
         self.close()
         self._builder = replace(self._builder, image_size=image_size)
@@ -158,5 +162,5 @@ class TorchLoader(Loader):
 def count_workers(workers: int | str, split: Split, local_ranks: int | None = None) -> int:
     """Return `loader.workers` as a number. Raises UserError unless it is "auto" or an integer >= 0."""
     if workers == "auto":
-        return 0 if split.paths is None else cores_per_rank(local_ranks)
+        return cores_per_rank(local_ranks) if split.has_files else 0
     return check_int("loader.workers", workers, minimum=0, note="or auto")

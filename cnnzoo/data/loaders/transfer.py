@@ -49,6 +49,18 @@ def prefetch_to_device(
             yield batch
 
 
+def to_device(batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Copy images and labels to the device, unless they are there.
+
+    uint16 images become int32 for devices other than CPUs and NVIDIA GPUs, of which not all have that type.
+    """
+    images, labels = batch
+    if images.dtype == torch.uint16 and device.type not in ("cpu", "cuda"):
+        images = images.to(torch.int32)
+    non_blocking = device.type == "cuda"  # elsewhere the batch could be used before it is copied
+    return images.to(device, non_blocking=non_blocking), labels.to(device, non_blocking=non_blocking)
+
+
 def pinned_copy(tensor: Tensor) -> Tensor:
     """Return a copy of a CPU tensor in pinned memory, with the same memory format.
 

@@ -23,6 +23,7 @@ import torch
 from cnnzoo.data.cache.shared_memory import SharedBuffer
 from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder, BatchRequest
 from cnnzoo.data.transforms.decode import BadFile
+from cnnzoo.data.transforms.pixel_format import pixel_dtype
 from cnnzoo.errors import UserError
 
 PREFETCH_FACTOR = 2  # batches that each worker builds ahead
@@ -93,33 +94,45 @@ class ThreadPool(Generic[T]):
 
 @dataclass(frozen=True)
 class BufferLayout:
-    """Shared memory divided into `num_buffers` buffers, each for a batch of up to `batch_shape` (N, S, S, C) pixels.
+    """Shared memory divided into `num_buffers` buffers, each for a batch of up to `batch_shape` (N, H, W, C) pixels.
 
     Each buffer has N int64 behind its pixels: a request's indices on the way to the worker, the labels on the way back.
+
+    num_classes: of a multi-label set, whose labels are N rows of so many bytes instead; None for other sets.
     """
 
     batch_shape: tuple[int, int, int, int]
     num_buffers: int
+    num_classes: int | None = None
+    bits: int = 8  # of each value of a pixel
 
     @property
     def pixel_bytes(self) -> int:
         """Bytes of a batch's images, rounded up so that the int64 behind them are aligned."""
-        return -(-int(np.prod(self.batch_shape)) // 64) * 64
+        return -(-int(np.prod(self.batch_shape)) * self.bits // 8 // 64) * 64
 
     @property
     def buffer_bytes(self) -> int:
         """Bytes of one buffer, rounded up to whole pages."""
-        return -(-(self.pixel_bytes + 8 * self.batch_shape[0]) // mmap.PAGESIZE) * mmap.PAGESIZE
+        label_bytes = max(8, self.num_classes or 0)
+        return -(-(self.pixel_bytes + label_bytes * self.batch_shape[0]) // mmap.PAGESIZE) * mmap.PAGESIZE
 
     def images(self, memory: Any, buffer: int, count: int) -> np.ndarray:
-        """View of the first `count` images of a buffer: uint8 (count, S, S, C)."""
-        _, height, width, channels = self.batch_shape
-        size = count * height * width * channels
-        return np.frombuffer(memory, np.uint8, size, buffer * self.buffer_bytes).reshape(count, height, width, channels)
+        """View of the first `count` images of a buffer: uint8 or uint16 (count, H, W, C)."""
+        shape = count, *self.batch_shape[1:]
+        dtype, start = pixel_dtype(self.bits), buffer * self.buffer_bytes
+        return np.frombuffer(memory, dtype, int(np.prod(shape)), start).reshape(shape)
 
     def int64s(self, memory: Any, buffer: int, count: int) -> np.ndarray:
         """View of the first `count` int64 of a buffer."""
         return np.frombuffer(memory, np.int64, count, buffer * self.buffer_bytes + self.pixel_bytes)
+
+    def labels(self, memory: Any, buffer: int, count: int) -> np.ndarray:
+        """View of the first `count` labels of a buffer: int64 (count,), or uint8 (count, num_classes)."""
+        if self.num_classes is None:
+            return self.int64s(memory, buffer, count)
+        start = buffer * self.buffer_bytes + self.pixel_bytes
+        return np.frombuffer(memory, np.uint8, count * self.num_classes, start).reshape(count, self.num_classes)
 
 
 class ProcessPool:
@@ -138,9 +151,9 @@ class ProcessPool:
 
     def __init__(self, builder: BatchBuilder, workers: int, batch_size: int, *, alternate: bool = False) -> None:
         self.alternate = alternate
-        side = builder.image_size
         num_buffers = workers * PREFETCH_FACTOR + SPARE_BUFFERS
-        self.layout = BufferLayout((batch_size, side, side, builder.channels), num_buffers)
+        shape = (batch_size, *builder.image_size, builder.channels)
+        self.layout = BufferLayout(shape, num_buffers, builder.split.num_classes, builder.bits)
         self._memory = SharedBuffer(self.layout.buffer_bytes * num_buffers)
         self._free_buffers = deque(range(num_buffers))
         self._last_request_id = 0
@@ -248,7 +261,7 @@ class ProcessPool:
         count, bad_files = reply
         pixels = self.layout.images(self._memory.view, buffer, count)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        labels = torch.from_numpy(self.layout.int64s(self._memory.view, buffer, count).copy())
+        labels = torch.from_numpy(self.layout.labels(self._memory.view, buffer, count).copy())
         if self._free_buffers:
             weakref.finalize(pixels, self._free_buffers.append, buffer).atexit = False
         else:  # the consumer keeps many batches: copy this one, or the workers would have no buffer to write to
@@ -332,5 +345,5 @@ def _build_into_buffer(
         return RuntimeError(f"in a loader worker:\n{traceback.format_exc()}")
     if images.data_ptr() != out.ctypes.data:
         out[: len(images)] = images.permute(0, 2, 3, 1).numpy()
-    int64s[: len(labels)] = labels.numpy()
+    layout.labels(memory, buffer, len(labels))[:] = labels.numpy()
     return len(images), bad_files

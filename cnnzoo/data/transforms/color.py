@@ -1,4 +1,6 @@
-"""Application of the operations and erased boxes of `AugmentParams` to uint8 batches on the CPU.
+"""Application of the angles, operations and erased boxes of `AugmentParams` to batches on the CPU.
+
+Operations are for uint8 with 1 or 3 channels; the rest takes uint8 or uint16 with any number of channels.
 
 The results equal those of torchvision v2's functions, up to rounding. They do not depend on the batch or the number of
 threads: sums are over integers, and a multiplication is rounded before the addition that follows. Saturation and hue
@@ -24,19 +26,23 @@ AffineRow = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 
 
 def apply_ops(images: Tensor, params: AugmentParams) -> Tensor:
-    """Apply `params.ops` in order, then erase `params.erase_boxes`.
+    """Rotate by `params.angles`, apply `params.ops` in order, then erase `params.erase_boxes`.
 
-    `images`, uint8 (N, C, S, S), is changed in place and returned.
+    `images`, (N, C, H, W), is changed in place and returned.
     """
-    if params.ops is not None and params.magnitudes is not None:
+    if params.ops is not None or params.angles is not None:
         chunk_size = max(1, CHUNK_VALUES // images.shape[1:].numel())
         for start in range(0, len(images), chunk_size):
             chunk = slice(start, start + chunk_size)
             pixels = np.ascontiguousarray(images[chunk].numpy())
-            images[chunk] = torch.from_numpy(_apply_ops(pixels, params.ops[chunk], params.magnitudes[chunk]))
+            if params.angles is not None:
+                pixels = _rotate(pixels, params.angles[chunk], "bilinear")
+            if params.ops is not None and params.magnitudes is not None:
+                pixels = _apply_ops(pixels, params.ops[chunk], params.magnitudes[chunk])
+            images[chunk] = torch.from_numpy(pixels)
     if params.erase_boxes is not None:
-        fill = np.array(params.erase_fill, np.uint8)[:, None, None]
         pixels, erased = images.numpy(), np.flatnonzero(params.erase_boxes[:, 2])
+        fill = np.array(params.erase_fill, pixels.dtype)[:, None, None]
         for n, (top, left, height, width) in zip(erased.tolist(), params.erase_boxes[erased].tolist(), strict=True):
             pixels[n, :, top : top + height, left : left + width] = fill
     return images
@@ -55,7 +61,7 @@ def _apply_ops(images: Pixels, ops: IntArray, magnitudes: FloatArray) -> Pixels:
 
 
 def _shear_x(images: Pixels, tangents: FloatArray) -> Pixels:
-    offset = tangents * (images.shape[-1] / 2)  # keeps the top edge in its position
+    offset = tangents * (images.shape[-2] / 2)  # keeps the top edge in its position
     return _affine(images, (1, tangents, offset), (0, 1, 0))
 
 
@@ -64,30 +70,33 @@ def _shear_y(images: Pixels, tangents: FloatArray) -> Pixels:
     return _affine(images, (1, 0, 0), (tangents, 1, offset))
 
 
-def _rotate(images: Pixels, degrees: FloatArray) -> Pixels:
+def _rotate(images: Pixels, degrees: FloatArray, mode: str = "nearest") -> Pixels:
     angles = np.deg2rad(degrees)
-    return _affine(images, (np.cos(angles), -np.sin(angles), 0), (np.sin(angles), np.cos(angles), 0))
+    return _affine(images, (np.cos(angles), -np.sin(angles), 0), (np.sin(angles), np.cos(angles), 0), mode)
 
 
-def _affine(images: Pixels, x_row: AffineRow, y_row: AffineRow) -> Pixels:
+def _affine(images: Pixels, x_row: AffineRow, y_row: AffineRow, mode: str = "nearest") -> Pixels:
     """Copy to each pixel (x, y) the pixel nearest to (a x + b y + c, d x + e y + f); outside the image is black.
+
+    With the mode "bilinear", the pixels around that position are interpolated instead.
 
     `x_row` is (a, b, c) and `y_row` is (d, e, f), each a number or an array (n,). Coordinates are measured from the
     center. They are rounded as in torchvision's matrix product, which fuses multiply and add. Coordinates half-way
     between two pixels therefore select the same pixel as in torchvision.
     """
-    side = images.shape[-1]
-    x = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
-    grids = np.empty((len(images), side, side, 2), np.float32)
-    for axis, row in enumerate((x_row, y_row)):
+    height, width = images.shape[-2:]
+    x = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)
+    y = np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)
+    grids = np.empty((len(images), height, width, 2), np.float32)
+    for axis, (row, side) in enumerate(((x_row, width), (y_row, height))):
         for n, coefficients in enumerate(np.broadcast_to(np.stack(np.broadcast_arrays(*row), -1), (len(images), 3))):
             a, b, c = coefficients.astype(np.float32) / np.float32(side / 2)
-            grids[n, :, :, axis] = (x * a).astype(np.float64) + (x.astype(np.float64) * b)[:, None]
+            grids[n, :, :, axis] = (x * a).astype(np.float64) + (y.astype(np.float64) * b)[:, None]
             if c:
                 grids[n, :, :, axis] += c
     floats = torch.from_numpy(images).float()
-    floats = F.grid_sample(floats, torch.from_numpy(grids), "nearest", "zeros", align_corners=False)
-    return floats.numpy().astype(np.uint8)
+    floats = F.grid_sample(floats, torch.from_numpy(grids), mode, "zeros", align_corners=False)
+    return floats.round_().numpy().astype(images.dtype)
 
 
 def _translate_x(images: Pixels, shifts: FloatArray) -> Pixels:
@@ -101,7 +110,7 @@ def _translate_x(images: Pixels, shifts: FloatArray) -> Pixels:
 def _translate_y(images: Pixels, shifts: FloatArray) -> Pixels:
     out = np.zeros_like(images)
     for n, shift in enumerate(shifts.tolist()):
-        target, source = _shift_slices(int(shift), images.shape[-1])
+        target, source = _shift_slices(int(shift), images.shape[-2])
         out[n, :, target] = images[n, :, source]
     return out
 
@@ -131,7 +140,7 @@ def _hue(images: Pixels, shifts: FloatArray) -> Pixels:
     if images.shape[1] == 1:
         return images
     out = images.astype(np.float32)
-    red, green, blue = out[:, 0], out[:, 1], out[:, 2]  # (n, S, S)
+    red, green, blue = out[:, 0], out[:, 1], out[:, 2]  # (n, H, W)
     high = out.max(axis=1)
     chroma = high - out.min(axis=1)
     divisor = np.maximum(chroma, 1)  # chroma is an integer, so this replaces only 0
@@ -147,7 +156,7 @@ def _hue(images: Pixels, shifts: FloatArray) -> Pixels:
 
 
 def _sharpness(images: Pixels, factors: FloatArray) -> Pixels:
-    if images.shape[-1] <= 2:
+    if min(images.shape[-2:]) <= 2:
         return images
     floats = images.astype(np.float32)
     rows = floats[:, :, :-2] + floats[:, :, 1:-1] + floats[:, :, 2:]
@@ -205,7 +214,7 @@ OP_FUNCTIONS: dict[str, Callable[[Pixels, FloatArray], Pixels]] = {
     "equalize": _equalize,
     "hue": _hue,
 }
-"""Functions of images (n, C, S, S) and magnitudes (n,) that return images."""
+"""Functions of images (n, C, H, W) and magnitudes (n,) that return images."""
 
 
 def _per_image(values: FloatArray) -> Float32Array:
@@ -213,7 +222,7 @@ def _per_image(values: FloatArray) -> Float32Array:
 
 
 def _grayscale(images: Pixels) -> Float32Array:
-    """(n, C, S, S) to (n, 1, S, S), rounded down to integers."""
+    """(n, C, H, W) to (n, 1, H, W), rounded down to integers."""
     if images.shape[1] == 1:
         return images.astype(np.float32)
     gray = images[:, :1] * RED_WEIGHT

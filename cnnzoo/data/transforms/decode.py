@@ -1,6 +1,6 @@
-"""Decoding of image files: JPEG by libjpeg-turbo, CMYK JPEG and all other formats by Pillow.
+"""Decoding of image files: JPEG by libjpeg-turbo, CMYK JPEG and most other formats by Pillow, the rest by `arrays.py`.
 
-Both return uint8 pixels, rotated as the EXIF orientation says. For JPEG they agree within rounding.
+All return pixels, uint8 or uint16, that are rotated as the EXIF orientation says. For JPEG they agree within rounding.
 """
 
 import io
@@ -15,8 +15,10 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-Pixels = npt.NDArray[np.uint8]
-ByteBuffer = bytes | memoryview
+from cnnzoo.data.transforms.arrays import ArrayHeader, ByteBuffer, array_header, is_tiff, tiff_header
+from cnnzoo.data.transforms.pixel_format import PLAIN_CHANNELS, check_format, convert_pixels
+
+Pixels = npt.NDArray[np.uint8]  # uint16 if 16 bits are asked for
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)  # Pillow's limit for a decompression bomb
 MAX_ASPECT = 1000  # longer by shorter side: resizing a longer image before it is cropped would fill the memory
@@ -60,52 +62,76 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def decode_file(path: str, channels: int) -> Pixels:
+def decode_file(path: str, channels: int, bits: int = 8) -> Pixels:
     """Read and decode a file; see `decode_bytes`."""
-    return decode_bytes(read_file(path), channels)
+    return decode_bytes(read_file(path), channels, bits)
 
 
-def decode_bytes(data: ByteBuffer, channels: int) -> Pixels:
-    """Decode a file's content to uint8 (H, W, channels), upright; the first frame of an animation.
+def decode_bytes(data: ByteBuffer, channels: int, bits: int = 8) -> Pixels:
+    """Decode a file's content to uint8, or uint16 for 16 bits, (H, W, channels), upright.
 
-    Raises the decoder's exceptions, which `error_reason` describes. Any damage in a JPEG raises.
+    Of an animation it is the first frame. The pages of a TIFF are channels if they have 16 bits or if `channels` is
+    neither 1 nor 3; otherwise it is the first page.
+
+    Raises the decoder's exceptions, which `error_reason` describes, and ValueError for another number of channels or
+    bits. Any damage in a JPEG raises.
     """
     _check_not_empty(data)
     colorspace = _jpeg_header(data)[2] if data[:3] == JPEG else None
-    if colorspace not in RGB_COLORSPACES:
+    if colorspace in RGB_COLORSPACES:
+        pixels = simplejpeg.decode_jpeg(data, "GRAY" if colorspace == "Gray" else "RGB")
+        orientation = _jpeg_orientation(data)
+    elif (header := _array_header(data, channels, bits)) is not None:
+        check_format(header.channels, header.dtype, channels, bits)
+        pixels, orientation = header.read(), header.orientation
+    else:
         with _open_image(data) as image:
-            return pil_to_array(image, channels)
-    pixels = simplejpeg.decode_jpeg(data, "GRAY" if colorspace == "Gray" else "RGB")
-    transpose = EXIF_TRANSPOSES.get(_jpeg_orientation(data))
+            return pil_to_array(image, channels, bits)
+    transpose = EXIF_TRANSPOSES.get(orientation)
     if transpose is not None:
         pixels = np.ascontiguousarray(transpose(pixels))
-    return convert_channels(pixels, channels)
+    return convert_pixels(pixels, channels, bits)
 
 
-def check_header(data: ByteBuffer) -> tuple[int, int]:
+def check_header(data: ByteBuffer, channels: int = 3, bits: int = 8) -> tuple[int, int]:
     """Check the header and the last bytes of a file's content; returns (height, width) of the upright image.
 
     If the file does not end as its format requires, it is decoded completely. Raises as `decode_bytes` does, and for an
     image that is longer than `MAX_ASPECT` times its shorter side.
     """
-    height, width = _read_header(data)
+    height, width = _read_header(data, channels, bits)
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ValueError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT:,} times the other")
     return height, width
 
 
-def _read_header(data: ByteBuffer) -> tuple[int, int]:
+def _read_header(data: ByteBuffer, channels: int, bits: int) -> tuple[int, int]:
     _check_not_empty(data)
+    array = None if data[:3] == JPEG else _array_header(data, channels, bits)
+    if array is not None:
+        check_format(array.channels, array.dtype, channels, bits)
+        return (array.width, array.height) if array.orientation >= 5 else (array.height, array.width)
     end = next((end for start, end in END_MARKERS.items() if bytes(data[: len(start)]) == start), None)
     if end is None or bytes(data[-len(end) :]) != end:
-        height, width = decode_bytes(data, 3).shape[:2]
+        height, width = decode_bytes(data, channels, bits).shape[:2]
         return height, width
-    if data[:3] == JPEG:
+    if data[:3] == JPEG and channels in PLAIN_CHANNELS:
         height, width, _, _ = _jpeg_header(data)
         return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
     with _open_image(data) as image:
+        if channels not in PLAIN_CHANNELS:
+            check_format(len(_natural_mode(image)), np.dtype(np.uint8), channels, bits)
         transposed = image.getexif().get(ORIENTATION_TAG, 1) >= 5
         return (image.width, image.height) if transposed else (image.height, image.width)
+
+
+def header_size(data: ByteBuffer) -> tuple[int, int]:
+    """The (height, width) in the header of a file's content, before a rotation. Raises for files without a header."""
+    header = _array_header(data, 3, 8)
+    if header is not None:
+        return header.height, header.width
+    with _open_image(data) as image:
+        return image.height, image.width
 
 
 def verify_jpeg(data: ByteBuffer) -> bool:
@@ -122,10 +148,11 @@ def verify_jpeg(data: ByteBuffer) -> bool:
     return True
 
 
-def pil_to_array(image: Image.Image, channels: int) -> Pixels:
-    """Convert a Pillow image to uint8 (H, W, channels), upright; transparent pixels are blended with white.
+def pil_to_array(image: Image.Image, channels: int, bits: int = 8) -> Pixels:
+    """Convert a Pillow image to uint8, or uint16 for 16 bits, (H, W, channels), upright.
 
-    Raises ValueError for floating-point pixels, because their range is unknown.
+    For 1 and 3 channels, transparent pixels are blended with white; otherwise alpha is a channel. Raises ValueError for
+    another number of channels, and for floating-point pixels, because their range is unknown.
     """
     image.load()  # a PNG may store its EXIF data after the pixels
     image = _apply_exif_orientation(image)
@@ -133,25 +160,40 @@ def pil_to_array(image: Image.Image, channels: int) -> Pixels:
         raise ValueError("its pixels are floating-point numbers of an unknown range")
     if image.mode.startswith("I"):  # 16 bits per pixel: Pillow's own conversion clips at 255
         gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+        if bits == 16:
+            return convert_pixels(gray.astype(np.uint16)[..., None], channels, bits)
         image = Image.fromarray(np.rint(gray / 257).astype(np.uint8))
+    if channels not in PLAIN_CHANNELS:
+        mode = _natural_mode(image)
+        pixels = np.asarray(image.convert("".join(mode)))
+        return convert_pixels(pixels.reshape(*pixels.shape[:2], len(mode)), channels, bits)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+    return convert_pixels(pixels.reshape(*pixels.shape[:2], channels), channels, bits)
 
 
-def convert_channels(pixels: Pixels, channels: int) -> Pixels:
-    """Convert pixels (..., C) to grayscale (1) or color (3).
+def _natural_mode(image: Image.Image) -> tuple[str, ...]:
+    """The channels of a Pillow image with 8 bits, such as ("R", "G", "B", "A"); those of its colors for a palette."""
+    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return tuple(image.mode)
+    if image.mode in ("1", "I") or image.mode.startswith("I;"):
+        return ("L",)
+    return tuple("RGBA" if image.has_transparency_data else "RGB")
 
-    Grayscale is repeated. Color is weighted as in Pillow (ITU-R 601-2).
-    """
-    if pixels.shape[-1] == channels:
-        return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=-1)
-    weighted = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-    return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+def _array_header(data: ByteBuffer, channels: int, bits: int) -> ArrayHeader | None:
+    """`array_header`, also of a TIFF that only Pillow could read but does not; checks the number of pixels."""
+    header = array_header(data, channels, bits)
+    if header is None and is_tiff(data):
+        try:
+            _open_image(data).close()
+        except UnidentifiedImageError:
+            header = tiff_header(data)
+    if header is not None and header.height * header.width > MAX_PIXELS:
+        raise ValueError(f"{header.width} x {header.height} pixels are more than the limit of {MAX_PIXELS:,}")
+    return header
 
 
 def error_reason(error: Exception) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cnnzoo.sizes import Size
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -47,8 +49,18 @@ JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
 NUM_MAGNITUDE_BINS = 31  # from no change to the strongest
 
 
+def turns_as_flips(
+    quarters: IntArray, flips: BoolArray, vertical_flips: BoolArray
+) -> tuple[BoolArray, BoolArray, BoolArray]:
+    """Flips (N,), vertical flips (N,) and transposes (N,) that equal the flips and then `quarters` turns.
+
+    A turn by 90 degrees is counter-clockwise. The order is: flip horizontally, flip vertically, transpose.
+    """
+    return flips ^ np.isin(quarters, (1, 2)), vertical_flips ^ np.isin(quarters, (2, 3)), quarters % 2 == 1
+
+
 def sample_auto_augment(
-    policy: str, magnitude: int, image_size: int, u_op: FloatArray, u_sign: FloatArray, u_magnitude: FloatArray
+    policy: str, magnitude: int, image_size: Size, u_op: FloatArray, u_sign: FloatArray, u_magnitude: FloatArray
 ) -> tuple[IntArray, FloatArray]:
     """Operations and magnitudes, both (N, K), of a policy: "randaugment" or "trivialaugment".
 
@@ -81,13 +93,13 @@ def sample_color_jitter(
 
 
 def sample_erase_shapes(
-    scale: Sequence[float], ratio: Sequence[float], image_size: int, u_area: FloatArray, u_aspect: FloatArray
+    scale: Sequence[float], ratio: Sequence[float], image_size: Size, u_area: FloatArray, u_aspect: FloatArray
 ) -> tuple[IntArray, BoolArray]:
-    """Height and width of boxes to erase (N, attempts, 2), and whether both are below `image_size` (N, attempts).
+    """Height and width of boxes to erase (N, attempts, 2), and whether they are below the image's (N, attempts).
 
     The area is uniform and the aspect (height / width) is log-uniform. `u_area` and `u_aspect` are (N, attempts).
     """
-    areas = image_size**2 * (scale[0] + u_area * (scale[1] - scale[0]))
+    areas = image_size[0] * image_size[1] * (scale[0] + u_area * (scale[1] - scale[0]))
     low, high = np.log(ratio)
     aspects = np.exp(low + u_aspect * (high - low))
     shapes = np.rint(np.sqrt(np.stack([areas * aspects, areas / aspects], axis=2))).astype(np.int64)
@@ -112,19 +124,21 @@ def first_fit(
     return shapes, fits
 
 
-def _magnitude_table(image_size: int, wide: bool) -> FloatArray:
+def _magnitude_table(image_size: Size, wide: bool) -> FloatArray:
     """Magnitude of each operation of `AUTO_OPS` at each level, (operations, NUM_MAGNITUDE_BINS), without sign.
 
     `wide` selects TrivialAugment's ranges instead of RandAugment's. For `FACTOR_OPS` it is the difference to 1.
     """
     level = np.linspace(0, 1, NUM_MAGNITUDE_BINS)
     shear, degrees, factor = (0.99, 135.0, 0.99) if wide else (0.3, 30.0, 0.9)
-    shift = np.trunc(np.linspace(0, 32 if wide else 150 / 331 * image_size, NUM_MAGNITUDE_BINS))
+    shift_y, shift_x = (
+        np.trunc(np.linspace(0, 32 if wide else 150 / 331 * side, NUM_MAGNITUDE_BINS)) for side in image_size
+    )
     table = {
         "shear_x": shear * level,
         "shear_y": shear * level,
-        "translate_x": shift,
-        "translate_y": shift,
+        "translate_x": shift_x,
+        "translate_y": shift_y,
         "rotate": degrees * level,
         "brightness": factor * level,
         "saturation": factor * level,

@@ -26,6 +26,13 @@ def test_draw_captioned_grid_captions_are_below_images():
     assert (grid[142:, 256:] == 255).all()  # the empty tile
 
 
+def test_draw_captioned_grid_keeps_the_aspect_ratio():
+    grid = draw_captioned_grid(torch.zeros(2, 1, 16, 32), ["a", "b"], columns=2, side=128)
+    assert grid[:64, :256].max() == 0
+    assert (grid[64:78] == 255).any(axis=(1, 2)).all()
+    assert len(grid) == 64 + 14
+
+
 def test_draw_captioned_grid_second_line_is_red():
     grid = draw_captioned_grid(torch.zeros(1, 3, 64, 64), ["true\npred"], columns=1, side=350).astype(int)
     assert grid.shape == (350 + 27, 350, 3)

@@ -317,10 +317,10 @@ def test_memory_is_freed_with_the_last_store(split):
 
 def fill_cache(rank, paths):
     """The location of the cache and the sum of an image's pixels, or the error."""
-    trainer = SimpleNamespace(world_size=2, local_rank=rank, node_rank=0)
+    ranks = SimpleNamespace(world_size=2, local_rank=rank, node_rank=0)
     split = make_split(paths)
     try:
-        stores = fill_once_per_machine(Cache(), {"train": split}, channels=3, on_bad_file="error", trainer=trainer)
+        stores = fill_once_per_machine(Cache(), {"train": split}, channels=3, on_bad_file="error", ranks=ranks)
     except UserError as error:
         return str(error)
     result = stores["train"].location[0], int(stores["train"].get(4)[0].sum())

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from cnnzoo.data.datasets.builtin import DIGITS_FILE, Digits, Synthetic
+from cnnzoo.data.datasets.builtin import DIGITS_FILE, Digits, DigitsMultilabel, Synthetic
 from cnnzoo.errors import UserError
 
 
@@ -21,6 +21,17 @@ def test_digits_sizes_and_labels():
     assert digits.classes == tuple("0123456789")
     assert (digits.channels, digits.image_size) == (1, 16)
     assert digits.split("anything else") is None
+
+
+def test_digits_multilabel_has_the_same_images_and_splits():
+    for name in ("train", "val", "test"):
+        split, digits = DigitsMultilabel().split(name), Digits().split(name)
+        assert np.array_equal(split.pixels, digits.pixels)
+        assert split.labels.dtype == np.uint8
+        for row, digit in zip(split.labels.tolist(), digits.labels.tolist(), strict=True):
+            assert row == [digit % 2 == 0, digit in (2, 3, 5, 7), digit > 4]
+    assert DigitsMultilabel().split("anything else") is None
+    assert DigitsMultilabel.classes == ("even", "prime", "greater_than_4")
 
 
 def test_digits_file_is_pinned():

@@ -247,7 +247,7 @@ def test_data_configs(name, source, crop, flip):
 def test_cifar_batches(on_disk, tmp_path):
     arrays = on_disk(datasets.CIFAR10)
     data = DataModule(CIFAR10, root=str(tmp_path), batch_size=50)
-    assert (data.num_classes, data.proposed_image_size, data.proposed_channels) == (10, 32, 3)
+    assert (data.num_classes, data.proposed_image_size, data.proposed_channels) == (10, (32, 32), 3)
     images, labels = next(iter(data.test_dataloader()))
     assert np.array_equal(images.permute(0, 2, 3, 1), arrays["test"][0][:50])
     assert labels.tolist() == arrays["test"][1][:50].tolist()
@@ -257,7 +257,7 @@ def test_cifar_batches(on_disk, tmp_path):
 def test_imagenette_size_in_a_datamodule(tmp_path, monkeypatch):
     write_imagenette(tmp_path, monkeypatch)
     data = DataModule(partial(Imagenette, size="160px"), root=str(tmp_path))
-    assert (data.name, data.proposed_image_size, data.has_test) == ("imagenette", 128, False)
+    assert (data.name, data.proposed_image_size, data.has_test) == ("imagenette", (128, 128), False)
 
 
 def _expected_sizes(dataset):

@@ -55,6 +55,15 @@ def test_dali_on_gpu_equals_torch(make_loader, jpegs, file_formats, mode, crop):
 
 
 @needs_gpu
+@pytest.mark.parametrize(("fit", "crop"), [("crop", "random_resized"), ("pad", "padded"), ("squash", "center")])
+def test_dali_on_gpu_rectangles_equal_torch(make_loader, jpegs, fit, crop):
+    options = {"augment": Augment(crop=crop, fit=fit, flip=0.5), "image_size": (24, 40)}
+    expected = load_epoch(make_loader(jpegs, 4, **options, **NO_WORKERS))
+    batches = load_epoch(make_loader(jpegs, 4, **options, device=torch.device("cuda", 0), **DALI))
+    assert similar_batches([(images.cpu(), labels.cpu()) for images, labels in batches], expected)
+
+
+@needs_gpu
 def test_dali_on_gpu_kept_batches_never_change(make_loader, jpegs):
     loader = make_loader(jpegs, device=torch.device("cuda", 0), **DALI)
     batches = list(loader)

@@ -14,6 +14,7 @@ from cnnzoo.data.loaders.gpu import BY_KERNEL, BY_TORCH, GpuDataset, needs_resiz
 from cnnzoo.data.loaders.gpu_table import COLUMNS
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.transforms.augment import Augment
+from cnnzoo.sizes import as_size
 from tests.helpers.gpu_kernel import needs_interpreter
 from tests.helpers.loaders import (
     CPU,
@@ -43,7 +44,7 @@ def pixel_split(channels=3, image_size=16):
 def make_builder(split, augment, *, train=True, image_size=16, channels=3):
     if augment.mean is not None:
         augment = replace(augment, mean=augment.mean[:channels])
-    return BatchBuilder(split, augment, train, image_size, channels, 5)
+    return BatchBuilder(split, augment, train, as_size(image_size), channels, 5)
 
 
 def make_requests(split, train, epochs=(0, 1), batch_size=7):
@@ -71,7 +72,7 @@ def check_batches(dataset, requests, max_difference=1):
 @pytest.mark.parametrize("train", [True, False])
 @parametrize_augments
 def test_gpu_dataset_of_pixels_equals_cpu(augment, train, channels):
-    for image_size in (16, 12, 21):
+    for image_size in (16, 12, 21, (12, 23)):
         builder = make_builder(
             pixel_split(4 - channels), augment, train=train, image_size=image_size, channels=channels
         )
@@ -96,6 +97,9 @@ def test_gpu_dataset_by_torch_equals_cpu(files, crop, train):
         builder = make_builder(split, augment, train=train)
         assert not needs_resizing(builder)
         check_batches(GpuDataset(builder, CPU, BY_TORCH), make_requests(split, train), max_difference=0)
+    builder = make_builder(pixel_split(), replace(augment, fit="pad"), train=train, image_size=(16, 24))
+    assert not needs_resizing(builder)
+    check_batches(GpuDataset(builder, CPU, BY_TORCH), make_requests(builder.split, train), max_difference=0)
 
 
 @needs_interpreter

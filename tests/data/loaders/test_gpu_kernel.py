@@ -50,7 +50,7 @@ class Images:
         return torch.from_numpy(rows)
 
     def by_kernel(self, params, function=transform_or_skip):
-        out = torch.full((len(self.sizes), params.image_size, params.image_size, self.channels), 77, dtype=torch.uint8)
+        out = torch.full((len(self.sizes), *params.image_size, self.channels), 77, dtype=torch.uint8)
         function(self.source, self.table(params), out, params.erase_fill)
         return out
 
@@ -61,7 +61,7 @@ class Images:
             image = tv.resize(image, params.resize_to[n].tolist(), antialias=True)
             top, left, height, width = params.crops[n].tolist()
             image = tv.crop(tv.pad(image, [MARGIN]), top + MARGIN, left + MARGIN, height, width)
-            image = tv.resize(image, [params.image_size] * 2, antialias=True)
+            image = tv.resize(image, list(params.image_size), antialias=True)
             image = tv.horizontal_flip(image) if params.flips[n] else image
             if params.erase_boxes is not None:
                 fill = torch.tensor(params.erase_fill, dtype=torch.uint8)[:, None, None]
@@ -72,7 +72,7 @@ class Images:
 
 def window(resize_to, top, left, side):
     """Parameters of one image: a window of the resized image."""
-    return AugmentParams(np.array([resize_to]), np.array([[top, left, side, side]]), np.array([False]), side)
+    return AugmentParams(np.array([resize_to]), np.array([[top, left, side, side]]), np.array([False]), (side, side))
 
 
 def assert_equals_torchvision(images, params):
@@ -96,6 +96,13 @@ def test_kernel_equals_torchvision(crop, channels):
     assert (result.int() - on_cpu.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize(("crop", "fit"), [("random_resized", "crop"), ("padded", "pad")])
+def test_kernel_rectangles_equal_torchvision(crop, fit, monkeypatch):
+    monkeypatch.setitem(CROPS, crop, replace(CROPS[crop], fit=fit))
+    images = Images([(31, 10), (5, 20)])
+    assert_equals_torchvision(images, images.sample(crop, (9, 15)))
+
+
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (1, 1), (2, 300)])
 def test_kernel_extreme_aspect_equals_torchvision(size):
     images = Images([size])
@@ -105,7 +112,7 @@ def test_kernel_extreme_aspect_equals_torchvision(size):
 def test_kernel_shrinks_tenfold_as_torchvision():
     images = Images([(93, 9), (9, 101)], channels=1)
     whole = np.pad(images.sizes, ((0, 0), (2, 0)))
-    assert_equals_torchvision(images, AugmentParams(images.sizes, whole, np.array([False, True]), 8))
+    assert_equals_torchvision(images, AugmentParams(images.sizes, whole, np.array([False, True]), (8, 8)))
 
 
 def test_kernel_far_right_in_wide_image_is_exact():
@@ -132,9 +139,9 @@ def test_kernel_image_of_the_right_size_is_copied():
 @needs_interpreter
 def test_kernel_tiles_equal_one_tile():
     images = Images([(15, 18)] * 2, channels=1)
-    params = images.sample("random_resized", 10)
-    by_tiles = torch.zeros(2, 10, 10, 1, dtype=torch.uint8)
-    constants = gpu_kernel._constants(10, 1, (8, 8))
+    params = images.sample("random_resized", (10, 14))
+    by_tiles = torch.zeros(2, 10, 14, 1, dtype=torch.uint8)
+    constants = gpu_kernel._constants(10, 14, 1, (8, 8))
     assert constants["TILES"] == 4
     kernel = gpu_kernel._interpreted()[(2 * 4,)]
     kernel(images.source, images.table(params), by_tiles, *[params.erase_fill[0]] * 3, **constants)
@@ -170,7 +177,7 @@ def test_transform_by_interpolate_equals_torchvision(crop):
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_kernel_compiles_without_spills(capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    constants = gpu_kernel._constants(224, 3, TILE)
+    constants = gpu_kernel._constants(224, 224, 3, TILE)
     signature = {"source": "*u8", "table": "*i64", "out": "*u8", "fill_0": "i32", "fill_1": "i32", "fill_2": "i32"}
     source = triton.compiler.ASTSource(
         gpu_kernel._compiled(), {**signature, **dict.fromkeys(constants, "constexpr")}, constants
@@ -189,13 +196,14 @@ def test_kernel_compiles_without_spills(capability, tmp_path, monkeypatch):
 @needs_gpu
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("crop", CROPS)
-def test_kernel_on_gpu_equals_torchvision(crop, channels):
+@pytest.mark.parametrize("image_size", [(224, 224), (160, 250)])
+def test_kernel_on_gpu_equals_torchvision(crop, channels, image_size):
     rng = np.random.default_rng(0)
     images = Images([*rng.integers(150, 500, (24, 2)).tolist(), (1, 900), (900, 2), (16, 16), (1500, 1800)], channels)
-    params = images.sample(crop, 224)
+    params = images.sample(crop, image_size)
     expected = images.by_torchvision(params)
     images.source = images.source.cuda()
-    out = torch.zeros(len(expected), 224, 224, channels, dtype=torch.uint8, device="cuda")
+    out = torch.zeros(len(expected), *image_size, channels, dtype=torch.uint8, device="cuda")
     transform_or_skip(images.source, images.table(params).cuda(), out, params.erase_fill)
     assert (out.cpu().int() - expected.int()).abs().max() <= 1
     assert (out.cpu() != expected).float().mean() < 0.005

@@ -9,7 +9,8 @@ from cnnzoo.data.transforms.augment import Augment, AugmentParams
 
 def params_of(resize_to, crops, image_size=8, **fields):
     flips = np.arange(len(crops)) % 2 == 1
-    return AugmentParams(np.array(resize_to, np.int64), np.array(crops, np.int64), flips, image_size, **fields)
+    size = image_size, image_size
+    return AugmentParams(np.array(resize_to, np.int64), np.array(crops, np.int64), flips, size, **fields)
 
 
 def table_of(params, sizes, starts=None, channels=3, source_bytes=10**6):
@@ -30,8 +31,8 @@ def test_table_window_is_in_the_resized_image():
     assert table.flags.c_contiguous
     assert row(table) == {
         "start": 700, "row_bytes": 90, "box_height": 20, "box_width": 30, "resized_height": 10, "resized_width": 15,
-        "top": -1, "left": 4, "flip": 0, "erase_top": 0, "erase_left": 0, "erase_height": 0, "erase_width": 0,
-        "label": 50,
+        "top": -1, "left": 4, "flip": 0, "vertical_flip": 0, "transpose": 0, "erase_top": 0, "erase_left": 0,
+        "erase_height": 0, "erase_width": 0, "label": 50,
     }  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def test_table_other_crop_is_the_resized_box():
     table = table_of(params, [(20, 30)] * 2, starts=[0, 600], channels=1)
     assert row(table, 1) == {
         "start": 600 + 3 * 30 + 4, "row_bytes": 30, "box_height": 10, "box_width": 8, "resized_height": 8,
-        "resized_width": 8, "top": 0, "left": 0, "flip": 1, "erase_top": 1, "erase_left": 2, "erase_height": 3,
-        "erase_width": 4, "label": 51,
+        "resized_width": 8, "top": 0, "left": 0, "flip": 1, "vertical_flip": 0, "transpose": 0, "erase_top": 1,
+        "erase_left": 2, "erase_height": 3, "erase_width": 4, "label": 51,
     }  # fmt: skip
 
 
@@ -95,9 +96,12 @@ def test_table_crop_of_a_resized_image_raises():
         table_of(params_of([(10, 15)], [(0, 0, 4, 4)]), [(20, 30)])
 
 
-def test_table_operations_raise():
-    params = params_of([(20, 30)], [(0, 0, 8, 8)], ops=np.ones((1, 1), np.int64), magnitudes=np.ones((1, 1)))
-    with pytest.raises(ValueError, match="ops"):
+@pytest.mark.parametrize(
+    "fields", [{"ops": np.ones((1, 1), np.int64), "magnitudes": np.ones((1, 1))}, {"angles": np.ones(1)}]
+)
+def test_table_operations_raise(fields):
+    params = params_of([(20, 30)], [(0, 0, 8, 8)], **fields)
+    with pytest.raises(ValueError, match=f"params.{next(iter(fields))}"):
         table_of(params, [(20, 30)])
 
 

@@ -40,8 +40,10 @@ SIZES = [24, 24, 26, 28, 28]
     ],
 )
 def test_progressive_size_of_each_epoch(epochs, start, final, sizes):
-    assert [progressive_size(epoch, epochs, start, final) for epoch in range(epochs)] == sizes
-    assert progressive_size(epochs, epochs, start, final) == final  # a resumed run may train longer
+    square, wide = (final, final), (final, 2 * final)
+    assert [progressive_size(epoch, epochs, start, square) for epoch in range(epochs)] == [(s, s) for s in sizes]
+    assert [progressive_size(epoch, epochs, start, wide) for epoch in range(epochs)] == [(s, 2 * s) for s in sizes]
+    assert progressive_size(epochs, epochs, start, square) == square  # a resumed run may train longer
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_growing_loader_equals_loaders_of_each_size(make_loader, make_growing, f
     references = [make_loader(files, image_size=size, **reference_options(loader_options)) for size in SIZES]
     expected = [load_epoch(reference, epoch) for epoch, reference in enumerate(references)]
     loader = make_growing(**loader_options)
-    assert loader.image_size == 24
+    assert loader.image_size == (24, 24)
     for epoch in range(5):
         assert equal_batches(iterate(loader), expected[epoch])
 

@@ -130,3 +130,17 @@ def test_balanced_sampler_numbers_the_repetitions():
 def test_balanced_sampler_ranks_share_the_epoch():
     parts = [balanced_epoch(4, batch_size=5, rank=rank, world_size=2) for rank in range(2)]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.sort(balanced_epoch(4)))
+
+
+@pytest.mark.parametrize(("size", "batch_size", "world_size"), [(9, 2, 2), (10, 5, 3), (3, 2, 4), (8, 2, 2), (7, 2, 2)])
+def test_even_batches_of_all_ranks(size, batch_size, world_size):
+    def of_ranks(even_batches):
+        options = {"seed": 0, "train": False, "world_size": world_size, "even_batches": even_batches}
+        return [EpochSampler(size, batch_size, rank=rank, **options) for rank in range(world_size)]
+
+    samplers = of_ranks(True)
+    most = max(len(sampler) for sampler in of_ranks(False))
+    assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers] == [most] * world_size
+    assert {index for sampler in samplers for batch in sampler for index in batch} == set(range(size))
+    exact = [index for sampler in of_ranks(False) for batch in sampler for index in batch]
+    assert sorted(exact) == list(range(size))

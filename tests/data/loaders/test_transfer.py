@@ -59,8 +59,9 @@ def test_prefetch_requests_one_batch_ahead(fake_cuda):
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 6, 5), (4, 1, 6, 5), (0, 3, 6, 5)])
-def test_pinned_copy_keeps_memory_format(fake_cuda, shape):
-    images = torch.randint(0, 256, shape, dtype=torch.uint8).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_pinned_copy_keeps_memory_format(fake_cuda, shape, dtype):
+    images = torch.randint(0, 256, shape, dtype=torch.int32).to(dtype).contiguous(memory_format=torch.channels_last)
     pinned = pinned_copy(images)
     assert torch.equal(pinned, images)
     assert pinned.stride() == images.stride()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cnnzoo.data.transforms.augment import Augment, shorter_side_to
+from cnnzoo.data.transforms.augment import Augment
+from cnnzoo.data.transforms.fit import fit_sizes
 from cnnzoo.errors import UserError
 
 NUM_IMAGES = 10_000
@@ -147,7 +148,7 @@ def test_eval_params_crops_are_not_random():
 
 @pytest.mark.parametrize("size", [(37, 91), (91, 37), (50, 50), (224, 225), (3, 1000)])
 @pytest.mark.parametrize("side", [8, 37, 256])
-def test_shorter_side_to_rounds_as_torchvision(size, side):
+def test_fit_sizes_round_as_torchvision(size, side):
     from torchvision.transforms.functional import _compute_resized_output_size
 
-    assert shorter_side_to(np.array([size]), side)[0].tolist() == _compute_resized_output_size(size, [side])
+    assert fit_sizes(np.array([size]), (side, side), "crop")[0].tolist() == _compute_resized_output_size(size, [side])

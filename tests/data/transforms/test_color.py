@@ -104,7 +104,7 @@ def make_params(ops, magnitudes, image_size):
     """Parameters that apply `ops` to images of the result's size, without crop or flip."""
     count = len(ops)
     crops = np.tile(np.array([0, 0, image_size, image_size]), (count, 1))
-    return AugmentParams(crops[:, 2:], crops, np.zeros(count, bool), image_size, ops, magnitudes)
+    return AugmentParams(crops[:, 2:], crops, np.zeros(count, bool), (image_size, image_size), ops, magnitudes)
 
 
 def sample_params(image_size, count=6, **options):

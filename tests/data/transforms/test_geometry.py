@@ -8,8 +8,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from cnnzoo.data.transforms.augment import Augment
-from cnnzoo.data.transforms.decode import convert_channels
 from cnnzoo.data.transforms.geometry import augment_batch
+from cnnzoo.data.transforms.pixel_format import convert_channels
 from tests.helpers.images import make_pixels
 
 SIZES = [(32, 32), (61, 40), (40, 61), (8, 8), (180, 75)]
