@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cnnzoo.cli.model_names import FAMILIES
+from cnnzoo.cli.model_names import family_by_name
 from cnnzoo.cli.suggestions import suggest_override
 from cnnzoo.errors import UserError, unknown
 from cnnzoo.runtime.command import job_command, search_path_override
@@ -99,7 +99,7 @@ def parse_override(override: str) -> Override:
 def _form_hint(argument: str) -> str:
     """The end of the message about an argument without `=`."""
     tree = ConfigTree("train")
-    if family := FAMILIES.get(argument):
+    if family := family_by_name().get(argument):
         return f": type model={family} model.name={argument}"
     candidates = [f"{group}={argument}" for group in tree.groups() if argument in tree.choices(group)]
     if candidates:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cnnzoo.cli import sweep
 from cnnzoo.cli.help_page import help_page
-from cnnzoo.cli.model_names import FAMILIES, check_model_name
+from cnnzoo.cli.model_names import check_model_name, family_by_name
 from cnnzoo.cli.options import sort_arguments
 from cnnzoo.cli.overrides import ConfigTree, add_network_arguments, config_tree, parse_override, quote, quote_path
 from cnnzoo.cli.run_dir import check_run_dir
@@ -211,7 +211,7 @@ class _Checks:
             return UserError(f"data={name}: data= takes the name of a data set; type data=folder data.root={name}")
         if group != "model":
             return unknown(group, name, choices, limit=20)
-        if family := FAMILIES.get(name.lower()):
+        if family := family_by_name().get(name.lower()):
             return UserError(f"model={name}: model= takes a family; type model={family} model.name={name.lower()}")
         error = unknown(group, name, choices, limit=20)
         return UserError(f"{error} (model= takes a family, model.name= one of its networks)")
@@ -221,8 +221,8 @@ class _Checks:
         valid, errors = [], []
         for value in override.sweep_string_iterator():
             try:
-                if override.key_or_group == "model.name" and value not in FAMILIES:
-                    raise unknown("model", value, FAMILIES)
+                if override.key_or_group == "model.name" and value not in family_by_name():
+                    raise unknown("model", value, family_by_name())
                 self.check_choice(parse_override(f"{override.get_key_element()}={value}"))
                 valid.append(value)
             except UserError as error:

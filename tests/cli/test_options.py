@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cnnzoo import cli
-from cnnzoo.cli.model_names import MODEL_NAMES
+from cnnzoo.cli.model_names import names_by_family
 from cnnzoo.cli.options import sort_arguments
 from cnnzoo.cli.suggestions import HABITS, suggest_override
 from cnnzoo.cli.validate import has_key
@@ -71,4 +71,4 @@ def test_suggestion_keeps_the_value():
 
 def test_model_names_are_those_of_the_registry():
     names = {family: tuple(list_models(family=family)) for family in {info(n).family for n in list_models()}}
-    assert names == MODEL_NAMES
+    assert names == names_by_family()
