@@ -28,13 +28,16 @@ _CHOSEN = [
 _OTHERS = [name for name in list_models() if info(name).family not in {info(chosen).family for chosen in _CHOSEN}]
 ONE_PER_FAMILY = _CHOSEN + list({info(name).family: name for name in reversed(_OTHERS)}.values())
 """The networks that the tests of all families take: of a family without a chosen one, the first."""
-SMALL_DEPTHS = {
-    "densenet121": {"depths": (2, 3, 2, 2)},
-    "preresnet1001": {"depth": 2},
-    "resnet1202": {"depth": 2},
-    "resnet1202_stochastic_depth": {"depth": 2},
-    "resnet110_stochastic_depth": {"depth": 2},
+SMALL_DEPTHS: dict[str, dict[str, object]] = {
+    **{f"densenet{layers}": {"depths": (2, 3, 2, 2)} for layers in (121, 161, 169, 201, 264)},
+    **{f"densenet_{kind}": {"depth": 22} for kind in ("100_12", "100_24", "bc_190_40", "bc_250_24")},
+    **{f"resnet{layers}{suffix}": {"depths": (2, 2, 2, 2)} for layers in (101, 152) for suffix in ("", "_paper")},
+    **{f"resnext101_{groups}": {"depths": (2, 2, 2, 2)} for groups in ("32x4d", "32x8d", "64x4d")},
+    **{name: {"depth": 2} for name in ("resnet110", "resnet1202", "preresnet110", "preresnet164", "preresnet1001")},
+    **{f"resnet{layers}_stochastic_depth": {"depth": 2} for layers in (110, 1202)},
+    "resnet152_stochastic_depth": {"depths": (2, 2, 2, 2)},
     "resnext50_32x4d": {"depths": (2, 2, 2, 2)},
+    "wide_resnet101_2": {"depths": (2, 2, 2, 2)},
 }
 
 
@@ -57,7 +60,7 @@ def shallow_params() -> list:
     """Model names and arguments for `pytest.mark.parametrize`: one small network per family, and all with `-m zoo`.
 
     Tracing a network takes time in proportion to its number of layers, which are of the same kinds in a small one. So
-    those of a thousand layers are small with `-m zoo` as well.
+    the deep ones are small with `-m zoo` as well, except the one of their family.
     """
 
     def arguments(name: str, is_zoo: bool) -> dict[str, object]:
