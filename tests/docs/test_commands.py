@@ -58,7 +58,7 @@ def compose_once():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """The home directory of whoever types the commands."""
+    """The home directory in which the commands are typed."""
     directory = tmp_path_factory.mktemp("home")
     create_files(directory)
     return directory
