@@ -1,7 +1,7 @@
 """ResNeXt, after "Aggregated Residual Transformations for Deep Neural Networks" (Xie et al., 2016, arXiv 1611.05431).
 
 A block is the sum of many small transformations of the same shape. Their number, the cardinality, is a dimension
-besides depth and width. At the same cost, a larger cardinality helps more than a deeper or wider network.
+besides depth and width. At equal cost, a larger cardinality raises accuracy more than further layers or channels do.
 
 Table 1 and Figure 3(c): ResNet's bottleneck with a grouped 3 x 3 convolution between two ungrouped 1 x 1 convolutions.
 In a name, 32x4d means a cardinality of 32 groups and a bottleneck width of 4, the number of channels per group in the
