@@ -65,9 +65,8 @@ def run_loop(args: argparse.Namespace) -> None:
         cache=Cache("decoded", persist=args.cache),
         device=args.device,
     )
-    net = cnnzoo.create_model(args.name, num_classes=len(data.classes)).to(
-        args.device, memory_format=torch.channels_last
-    )
+    net = cnnzoo.create_model(args.name, num_classes=len(data.classes)).to(torch.device(args.device))
+    net = net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
     for step, (images, labels) in enumerate(data.train):
         clock.batch_start()
@@ -146,8 +145,8 @@ def main() -> None:
         for number in range(args.rounds):
             for setting in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
                 speeds[setting].append(measure(setting, cache))
-            values = {setting: round(of_setting[-1]) for setting, of_setting in speeds.items()}
-            print(f"round {number + 1}: {values}", file=sys.stderr, flush=True)
+            latest = {setting: round(of_setting[-1]) for setting, of_setting in speeds.items()}
+            print(f"round {number + 1}: {latest}", file=sys.stderr, flush=True)
     print(f"{args.name}, {args.device}, batches of {args.batch_size}, {args.rounds} rounds of {args.steps} steps:\n")
     print("| setting | images/s | lowest | highest | relative to train.py |")
     print("|---|---|---|---|---|")

@@ -27,6 +27,7 @@ def file_states(run_dir):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
+@pytest.mark.long
 def test_killed_sweep_resumes_only_unfinished_jobs(fork, tmp_path):
     command = [sys.executable, str(cli.CONF.parent / "train.py"), *SWEEP, "run_dir=a sweep"]
     with subprocess.Popen(

@@ -42,7 +42,7 @@ SMALL_DEPTHS: dict[str, dict[str, object]] = {
 
 
 def name_params(*, torchvision_only: bool = False) -> list:
-    """Model names for `pytest.mark.parametrize`: one per family, and all with `-m zoo`.
+    """Model names for `pytest.mark.parametrize`: one per family, and the others with `-m zoo`.
 
     torchvision_only: only networks that torchvision has too.
     """
@@ -50,27 +50,25 @@ def name_params(*, torchvision_only: bool = False) -> list:
     def is_selected(name: str) -> bool:
         return not (torchvision_only and info(name).torchvision is None)
 
-    all_names = [
-        pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in list_models() if is_selected(name)
+    others = [name for name in list_models() if name not in ONE_PER_FAMILY and is_selected(name)]
+    return [pytest.param(name, id=name) for name in ONE_PER_FAMILY if is_selected(name)] + [
+        pytest.param(name, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in others
     ]
-    return [pytest.param(name, id=name) for name in ONE_PER_FAMILY if is_selected(name)] + all_names
 
 
 def shallow_params() -> list:
-    """Model names and arguments for `pytest.mark.parametrize`: one small network per family, and all with `-m zoo`.
+    """Model names and arguments for `pytest.mark.parametrize`: one small network per family, the others with `-m zoo`.
 
     Tracing a network takes time in proportion to its number of layers, which are of the same kinds in a small one. So
-    the deep ones are small with `-m zoo` as well, except the one of their family.
+    the deep ones are small with `-m zoo` as well, which has those of each family in full.
     """
-
-    def arguments(name: str, is_zoo: bool) -> dict[str, object]:
-        return {} if is_zoo and name in ONE_PER_FAMILY else SMALL_DEPTHS.get(name, {})
-
-    return [
-        pytest.param(name, arguments(name, bool(param.marks)), marks=param.marks, id=param.id)
+    small = [
+        pytest.param(name, SMALL_DEPTHS.get(name, {}), marks=param.marks, id=param.id)
         for param in name_params()
         for name in param.values
     ]
+    in_full = [name for name in ONE_PER_FAMILY if name in SMALL_DEPTHS]
+    return small + [pytest.param(name, {}, marks=pytest.mark.zoo, id=f"{name}-zoo") for name in in_full]
 
 
 def build_on_meta(name: str, **arguments: object) -> nn.Module:

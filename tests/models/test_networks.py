@@ -97,6 +97,7 @@ def test_export_with_dynamic_batch_size(name: str, arguments: dict[str, object])
     torch.testing.assert_close(program.module()(images), net(images))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "arguments"), [param for param in shallow_params() if not param.marks])
 def test_compiles_to_one_graph(name: str, arguments: dict[str, object]) -> None:
     net, side = build_small(name, **arguments)

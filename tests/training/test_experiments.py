@@ -8,10 +8,7 @@ import pytest
 from cnnzoo import cli
 
 NAMES = sorted(path.stem for path in (cli.CONF / "experiment").glob("*.yaml"))
-BIG_NETWORKS = (
-    *("imagenet_alexnet", "imagenet_vgg", "imagenet_resnet50", "imagenet_googlenet"),
-    *("cifar10_resnet110", "cifar10_wide_resnet", "cifar10_resnext"),
-)
+QUICK = ("mnist_lenet", "cifar10_fast", "transfer")
 SYNTHETIC = ("data.source._target_=cnnzoo.data.Synthetic", "+data.source.images=60")
 TWO_STEPS = (
     *(
@@ -48,7 +45,7 @@ def pretrained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] if name in BIG_NETWORKS else []) for name in NAMES]
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.long]) for name in NAMES]
 )
 def test_experiment_trains_two_steps(job, pretrained, name):
     result = job(f"experiment={name}", *stand_in(name, pretrained), *TWO_STEPS)

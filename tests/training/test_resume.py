@@ -90,7 +90,7 @@ def assert_same_run(run, expected_run):
 @pytest.mark.parametrize(
     ("kill", "step", "overrides"),
     [
-        ("SIGKILL on_train_batch_end 27", 26, LENET),
+        pytest.param("SIGKILL on_train_batch_end 27", 26, LENET, marks=pytest.mark.long),
         pytest.param("SIGKILL writing 6", None, (*LENET, BACKGROUND), marks=pytest.mark.long),
         pytest.param("SIGKILL on_train_batch_end 31", None, (*LENET, BACKGROUND), marks=pytest.mark.long),
         pytest.param("SIGKILL on_validation_batch_start 6", 39, LENET, marks=pytest.mark.long),

@@ -63,7 +63,8 @@ def test_lr_is_found_saved_and_set(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"tuned.json"}
 
 
-@pytest.mark.parametrize(("limit", "size"), [(100, 64), pytest.param(10**9, 1024, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("limit", "size"), [(100, 64), (10**9, 1024)])
 def test_batch_size_is_the_largest_that_fits(tmp_path, monkeypatch, limit, size):
     forward, tried = LeNet.forward, []
 
