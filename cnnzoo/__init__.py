@@ -6,8 +6,7 @@ files. `load_data(source)` gives the loaders of a data set for a training loop i
 their first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cnnzoo.data.load_data import load_data
@@ -15,25 +14,22 @@ if TYPE_CHECKING:
     from cnnzoo.inference.networks import create_model
     from cnnzoo.models import info, list_models
     from cnnzoo.predict.predictor import predict_images
+else:  # type checkers would accept every name
+    from cnnzoo.runtime.imports import lazy_attributes
+
+    _MODULES = {
+        "create_model": "inference.networks",
+        "info": "models",
+        "list_models": "models",
+        "load_data": "data.load_data",
+        "load_run": "inference.load_run",
+        "predict_images": "predict.predictor",
+    }
+    __getattr__ = lazy_attributes(__name__, _MODULES)
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "info", "list_models", "load_data", "load_run", "predict_images"]
 
-_MODULES = {
-    "create_model": "inference.networks",
-    "info": "models",
-    "list_models": "models",
-    "load_data": "data.load_data",
-    "load_run": "inference.load_run",
-    "predict_images": "predict.predictor",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"cnnzoo.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'cnnzoo' has no attribute '{name}'")
-
 
 def __dir__() -> list[str]:
-    return [*globals(), *_MODULES]
+    return [*globals(), *__all__]

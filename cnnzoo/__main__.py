@@ -6,7 +6,7 @@ from importlib import import_module
 
 from cnnzoo import __version__
 from cnnzoo.errors import UserError, unknown
-from cnnzoo.jobs import JOBS
+from cnnzoo.jobs import JOBS, check_packages
 from cnnzoo.runtime.command import job_command, record_command
 from cnnzoo.runtime.interrupts import exit_at_sigint
 from cnnzoo.runtime.stdout import exit_at_stdout_error, prepare_streams
@@ -19,6 +19,7 @@ def main() -> None:
     prepare_streams()
     job, *arguments = sys.argv[1:] or ["--help"]
     record_command(job)
+    check_packages()
     if job in ("--help", "-h", "help"):
         print(_help_page())
         return

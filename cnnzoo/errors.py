@@ -1,4 +1,4 @@
-"""`UserError`, the error for what a user can correct, that for code of the user, and the error for unknown names."""
+"""`UserError`, the error for what a user can correct, two kinds of it, and the error for unknown names."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
@@ -12,6 +12,10 @@ class UserError(Exception):
     The jobs print only its message, on one line, and exit with code 1. The message names the key or file, the value
     found, what was expected, and what to type instead.
     """
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """A package that a part of cnnzoo needs is not installed, as after `pip install --no-deps cnnzoo`."""
 
 
 class UserCodeError(UserError):

@@ -1,8 +1,5 @@
 """torch.hub lists, describes and builds every model, with only torch and torchvision installed."""
 
-import os
-import subprocess
-import sys
 from inspect import signature
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import hubconf
 from cnnzoo.errors import UserError
 from cnnzoo.models import info, list_models
 from tests.helpers import ROOT
+from tests.helpers.networks_alone import run_networks_alone
 
 REPOSITORY = "owner/cnnzoo"
 
@@ -73,20 +71,7 @@ def test_docstring_says_which_functions_take_a_directory() -> None:
     assert "Neither takes a directory" in (hubconf.__doc__ or "")
 
 
-def test_hub_works_without_lightning_and_hydra(tmp_path: Path) -> None:
-    """In another directory and a process in which the packages of the jobs cannot be imported."""
-    script = """
-import sys
-for package in ("hydra", "omegaconf", "pytorch_lightning", "lightning", "torchmetrics", "tensorboard", "sklearn"):
-    sys.modules[package] = None
-import torch
-net = torch.hub.load(sys.argv[1], "lenet5", source="local", in_channels=1, num_classes=7)
-torch.save(net.state_dict(), "weights.pth")
-torch.hub.load(sys.argv[1], "lenet5", source="local", in_channels=1, num_classes=7, weights="weights.pth")
-print(sum(p.numel() for p in net.parameters()))
-"""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-c", script, str(ROOT)]
-    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert int(process.stdout) == 61_706 - 3 * 85
+def test_networks_need_only_torch_and_torchvision(tmp_path: Path) -> None:
+    """The networks, also through torch.hub, in a process that has no other package than the two require."""
+    families = run_networks_alone(ROOT, tmp_path).split()
+    assert families == sorted({info(name).family for name in list_models()})

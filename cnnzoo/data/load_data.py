@@ -16,6 +16,7 @@ from cnnzoo.data.cache.progress import cache_progress
 from cnnzoo.data.fingerprint import check_fingerprint, fingerprint
 from cnnzoo.data.image_data import ImageData
 from cnnzoo.data.loaders.auto import auto_loader
+from cnnzoo.data.loaders.base import Loader
 from cnnzoo.data.loaders.dali_loader import DaliLoader
 from cnnzoo.data.loaders.gpu_placement import place_on_all_ranks
 from cnnzoo.data.loaders.torch_loader import TorchLoader
@@ -26,6 +27,7 @@ from cnnzoo.data.split import Source, Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.data.transforms.preprocess import Preprocess
 from cnnzoo.errors import UserError, unknown
+from cnnzoo.sizes import Size
 
 LOADERS = {"auto": auto_loader, "torch": TorchLoader, "dali": DaliLoader}
 
@@ -39,13 +41,13 @@ def load_data(
     image_size: int | Sequence[int] | None = None,
     batch_size: int = 64,
     augment: str | Augment | None = None,
-    cache: str | Cache = "auto",
+    cache: Literal["none", "encoded", "decoded", "auto"] | Cache = "auto",
     device: torch.device | str | int | None = None,
     normalize: bool = True,
-    loader: str | Callable[..., Any] = "auto",
+    loader: Literal["auto", "torch", "dali"] | Callable[..., Loader] = "auto",
     workers: int | Literal["auto"] = "auto",
     channels: int | None = None,
-    bits: int = 8,
+    bits: Literal[8, 16] = 8,
     fit: Literal["crop", "pad", "squash"] | None = None,
     balance: bool = False,
     on_bad_file: Literal["error", "skip"] = "error",
@@ -137,10 +139,9 @@ def load_data(
 class DataLoaders:
     """The loaders of the splits of a data set, made by `load_data`.
 
-    `train`, `val` and `test` are `SplitLoader`s; `val` and `test` are None if the data set has no such split. `classes`
-    are the names of the classes in the order of the labels. The batches are on `device`, and their images have
-    `image_size` (height, width) and `channels`. `preprocess` converts a single image as evaluation does, see
-    `Preprocess`.
+    `train`, `val` and `test` are `SplitLoader`s; `test` is None if the data set has no such split. `classes` are the
+    names of the classes in the order of the labels. The batches are on `device`, and their images have `image_size`
+    (height, width) and `channels`. `preprocess` converts a single image as evaluation does, see `Preprocess`.
 
     The workers stop when this object and the loaders are deleted, when the process ends, and at `close` or the end of
     a `with` block. After that the loaders cannot be used.
@@ -149,16 +150,28 @@ class DataLoaders:
     def __init__(self, data: ImageData, normalize: bool) -> None:
         self._data = data
         _open_data.add(data)
-        self.classes, self.device = data.classes, data.device
-        self.image_size, self.channels = data.resolved_image_size, data.resolved_channels
+        assert data.device is not None
+        self.classes: tuple[str, ...] = data.classes
+        self.device: torch.device = data.device
+        self.image_size: Size = data.resolved_image_size
+        self.channels: int = data.resolved_channels
         self.preprocess: Preprocess = data.preprocessor()
-        self.train = SplitLoader(data, "train", normalize)
-        self.val, self.test = (
+        self.train: SplitLoader = SplitLoader(data, "train", normalize)
+        self._val: SplitLoader | None
+        self.test: SplitLoader | None
+        self._val, self.test = (
             None if data.split(name) is None else SplitLoader(data, name, normalize) for name in ("val", "test")
         )
-        if data.device is not None and data.device.type == "cuda":
+        if data.device.type == "cuda":
             loaders = [data.get_loader(name) for name in ("train", "val") if data.split(name) is not None]
             place_on_all_ranks(loaders, data.ranks.world_size if data.shares_cache else 1)
+
+    @property
+    def val(self) -> "SplitLoader":
+        """Raises UserError if the data set has no such split, which none of cnnzoo's lacks."""
+        if self._val is None:
+            raise UserError("val: the data set has no validation images: its split('val') returned None")
+        return self._val
 
     def close(self) -> None:
         """Stop the workers, and free the cache and the memory on the GPU."""
@@ -179,7 +192,7 @@ class SplitLoader:
     number of its images on all ranks. `sampler` and `batch_sampler` are for loops that call `set_epoch` there.
     """
 
-    batch_sampler = None
+    batch_sampler: None = None
 
     def __init__(self, data: ImageData, name: str, normalize: bool) -> None:
         self.name, self.normalize = name, normalize
@@ -190,11 +203,12 @@ class SplitLoader:
         self._first_batch = 0  # of the next iteration
 
     @property
-    def loader(self) -> Any:
+    def loader(self) -> Loader:
         """The `Loader` that makes the batches. Raises RuntimeError if it has been closed."""
         if self._data not in _open_data:
             raise RuntimeError("the loaders have been closed; call load_data again")
-        return self._data.get_loader(self.name)
+        loader: Loader = self._data.get_loader(self.name)
+        return loader
 
     @property
     def dataset(self) -> Split:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from cnnzoo.describe.tables import format_count
-from cnnzoo.evaluate.evaluation import NUM_BINS, Bin
+from cnnzoo.evaluate.results import NUM_BINS, Bin
 
 WIDTH, HEIGHT = 440, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 34, 40

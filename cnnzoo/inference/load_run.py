@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal, TypeVar, overload
 
 from torch import nn
 
@@ -11,13 +12,42 @@ from cnnzoo.inference.hub import download, is_hub_name
 from cnnzoo.inference.networks import attach_info
 from cnnzoo.models import create_model
 from cnnzoo.models.custom import is_custom, rebuild_custom
+from cnnzoo.models.network import Network
 from cnnzoo.models.weights_file import Weights, other_version, read_weights_file
 
 CHECKPOINTS = ("best", "last")
+CheckpointName = Literal["best", "last"]
+CustomNetwork = TypeVar("CustomNetwork", bound=nn.Module)
+
+
+@overload
+def load_run(
+    run_dir: str | Path,
+    *,
+    checkpoint: CheckpointName = "best",
+    trust_code: Literal[False] = False,
+    network: None = None,
+) -> Network: ...
+
+
+@overload
+def load_run(
+    run_dir: str | Path, *, checkpoint: CheckpointName = "best", trust_code: bool, network: None = None
+) -> nn.Module: ...
+
+
+@overload
+def load_run(
+    run_dir: str | Path, *, checkpoint: CheckpointName = "best", trust_code: bool = False, network: CustomNetwork
+) -> CustomNetwork: ...
 
 
 def load_run(
-    run_dir: str | Path, *, checkpoint: str = "best", trust_code: bool = False, network: nn.Module | None = None
+    run_dir: str | Path,
+    *,
+    checkpoint: CheckpointName = "best",
+    trust_code: bool = False,
+    network: nn.Module | None = None,
 ) -> nn.Module:
     """The network of a run, in evaluation mode on the CPU, ready for `net(net.preprocess(image)[None])`.
 

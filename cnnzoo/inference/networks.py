@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
@@ -13,6 +13,10 @@ from cnnzoo.data.transforms.pixel_format import PLAIN_CHANNELS
 from cnnzoo.data.transforms.preprocess import per_channel
 from cnnzoo.inference.hub import local_weights
 from cnnzoo.models.custom import size_limits
+from cnnzoo.models.network import Network
+
+if TYPE_CHECKING:
+    from cnnzoo.models.features import FeatureNetwork
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIN_CROPPED_SIZE = 64
@@ -23,17 +27,59 @@ SMALL_STEM_SIZE = 32
 log = logging.getLogger(__name__)
 
 
+@overload
 def create_model(
     name: str,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
     weights: str | Path | None = None,
-    stem: str | None = None,
+    stem: Literal["native", "small"] | None = None,
+    features_only: Literal[False] = False,
+    out_indices: None = None,
+    **overrides: Any,
+) -> Network: ...
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    stem: Literal["native", "small"] | None = None,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+    **overrides: Any,
+) -> "FeatureNetwork": ...
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    stem: Literal["native", "small"] | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     **overrides: Any,
-) -> nn.Module:
+) -> "Network | FeatureNetwork": ...
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    stem: Literal["native", "small"] | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **overrides: Any,
+) -> "Network | FeatureNetwork":
     """Build the network `name`: (N, in_channels, H, W) float -> (N, num_classes) logits.
 
     num_classes: None for that of the weights file, else of the paper's data set; 0 for a network without classes,
@@ -85,7 +131,7 @@ def create_model(
         **overrides,
     )
     if weights is not None:
-        attach_info(net, net.weights_info, source=f"weights={weights}")  # type: ignore[arg-type]
+        attach_info(net, net.weights_info, source=f"weights={weights}")
     return net
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from cnnzoo.errors import UserError
 from cnnzoo.inference.hub import is_hub_name, local_weights
-from cnnzoo.inference.load_run import load_run
+from cnnzoo.inference.load_run import CheckpointName, load_run
 from cnnzoo.inference.networks import attach_info, create_model
 from cnnzoo.models import info
 from cnnzoo.models.custom import (
@@ -121,7 +121,7 @@ def _finished_runs(pattern: str) -> list[Path]:
     return sorted(path for path in base.glob(rest) if (path / FINISHED).is_file() and (path / "checkpoints").is_dir())
 
 
-def load_run_subject(path: Path, checkpoint: str | None, *, trust_code: bool = False) -> Subject:
+def load_run_subject(path: Path, checkpoint: CheckpointName | None, *, trust_code: bool = False) -> Subject:
     """The network of a run directory or file that `find_runs` has found; None is the best checkpoint."""
     net = load_run(path, checkpoint=checkpoint or "best", trust_code=trust_code)
     return Subject(net, str(path), path if path.is_dir() else None)

@@ -11,6 +11,7 @@ from cnnzoo.data import Preprocess
 from cnnzoo.errors import UserError
 from cnnzoo.models.weights_file import METADATA_KEY, read_metadata
 from cnnzoo.runtime.files import atomic_write
+from cnnzoo.runtime.imports import require_packages
 
 __all__ = ["network_metadata", "read_metadata", "save_safetensors"]
 
@@ -51,7 +52,8 @@ def save_safetensors(net: nn.Module, path: Path) -> None:
     The metadata of the file has one entry, "cnnzoo", whose value is JSON. Raises UserError if the network lacks
     preprocessing or class names, and OSError if the file cannot be written.
     """
-    from safetensors.torch import save  # here: it is needed only to write
+    with require_packages("save_safetensors"):  # here: it is needed only to write
+        from safetensors.torch import save
 
     metadata = network_metadata(net)
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cnnzoo.data.datamodule import DataModule
-    from cnnzoo.evaluate.evaluation import Evaluation
+    from cnnzoo.evaluate.results import Evaluation
     from cnnzoo.export.export import Export
     from cnnzoo.inference.subject import Subject
 

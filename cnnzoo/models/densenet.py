@@ -21,7 +21,7 @@ pass and recomputes the rest (Pleiss et al., 2017, arXiv 1707.06990). It has no 
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -93,7 +93,7 @@ class DenseBlock(nn.Module):
             def run_layer(*maps: torch.Tensor, layer: nn.Module = layer) -> torch.Tensor:
                 return layer(torch.cat(maps, 1))
 
-            def contexts(layer: nn.Module = layer) -> tuple:
+            def contexts(layer: nn.Module = layer) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
                 return nullcontext(), frozen_statistics(layer)
 
             maps.append(checkpoint(run_layer, *maps, use_reentrant=False, context_fn=contexts))

@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import nn
@@ -12,7 +12,11 @@ from torch import nn
 from cnnzoo.checks import check_int, check_number
 from cnnzoo.errors import UserError, nearest
 from cnnzoo.models.custom import custom_head_parameters, is_custom
+from cnnzoo.models.network import Network
 from cnnzoo.models.registry import ModelEntry, check_stem, get_entry
+
+if TYPE_CHECKING:
+    from cnnzoo.models.features import FeatureNetwork
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,35 @@ COMMON_ARGUMENTS = ("num_classes", "in_channels", "stem")
 """Arguments of `create_model` that all networks have."""
 
 
+@overload
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    stem: str | None = None,
+    features_only: Literal[False] = False,
+    out_indices: None = None,
+    **overrides: Any,
+) -> Network: ...
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    stem: str | None = None,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+    **overrides: Any,
+) -> "FeatureNetwork": ...
+
+
+@overload
 def create_model(
     name: str,
     *,
@@ -47,7 +80,20 @@ def create_model(
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     **overrides: Any,
-) -> nn.Module:
+) -> "Network | FeatureNetwork": ...
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    stem: str | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **overrides: Any,
+) -> "Network | FeatureNetwork":
     """Build the network `name`: (N, in_channels, H, W) float -> (N, num_classes) logits.
 
     num_classes: None for that of the weights file, else of the paper's data set; 0 for a network without classes,
@@ -84,7 +130,7 @@ def create_model(
         raise UserError(f"out_indices={out_indices}: it selects feature maps; also type features_only=True")
     if num_classes == 0:
         net = create_model(name, in_channels=in_channels, weights=weights, stem=stem, **overrides)
-        net.reset_classifier(0)  # type: ignore[operator]
+        net.reset_classifier(0)
         return net
     entry = get_entry(name)
     requested: dict[str, Any] = {}
@@ -111,7 +157,7 @@ def create_model(
     found = read_weights(entry.info, weights)
     arguments = {**_default_arguments(entry), **requested, **overrides}
 
-    def build(**changes: Any) -> nn.Module:
+    def build(**changes: Any) -> Network:
         return entry.network(**_accepted(entry, {**arguments, **changes}))
 
     if published:
@@ -136,11 +182,11 @@ def create_model(
         heads=head_keys(net, build, arguments["num_classes"]),
         num_classes=arguments["num_classes"],
     )
-    net.replaced_parameters = replaced  # type: ignore[assignment]
+    net.replaced_parameters = replaced
     known: dict[str, Any] = {"preprocess": found.preprocess}
     if not replaced:
         known |= {"classes": found.classes, "thresholds": found.thresholds}
-    net.weights_info = {key: value for key, value in known.items() if value is not None}  # type: ignore[assignment]
+    net.weights_info = {key: value for key, value in known.items() if value is not None}
     return net
 
 
@@ -190,7 +236,7 @@ def _accepted(entry: ModelEntry, arguments: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in arguments.items() if key != "stem" or accepts_stem}
 
 
-def _build(entry: ModelEntry, arguments: dict[str, Any], overrides: Iterable[str]) -> nn.Module:
+def _build(entry: ModelEntry, arguments: dict[str, Any], overrides: Iterable[str]) -> Network:
     arguments = _accepted(entry, arguments)
     try:
         net = entry.network(**arguments)
@@ -198,7 +244,7 @@ def _build(entry: ModelEntry, arguments: dict[str, Any], overrides: Iterable[str
         given = ", ".join(f"{key}={_shorten(arguments[key])}" for key in overrides)
         raise UserError(f"{entry.info.name} with {given}: {error}") from error
     changed = {key: value for key, value in arguments.items() if entry.arguments.get(key, ...) is not value}
-    net.arguments = {"name": entry.info.name, **changed}  # type: ignore[assignment]
+    net.arguments = {"name": entry.info.name, **changed}
     return net
 
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -13,6 +13,9 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 
 from cnnzoo.errors import UserError
 from cnnzoo.models.registry import info, rebuild
+
+if TYPE_CHECKING:
+    from cnnzoo.data.transforms.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,27 @@ class FeatureNetwork(nn.Module):
     net: built by `create_model`; it is copied as far as it is needed, and its layers are shared.
     out_indices: which of the maps to return, in this order; None for all. Negative ones count from the smallest.
 
-    It has the attribute `arguments` of `create_model`. `feature_info` describes the maps that it returns.
+    It has the attribute `arguments` of `create_model`, and `preprocess` if it has weights. `feature_info` describes the
+    maps that it returns.
 
     Raises UserError for an index that does not exist.
     """
+
+    arguments: dict[str, Any]
+    preprocess: "Preprocess"
+    weights_info: dict[str, Any]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: torch.Tensor) -> list[torch.Tensor]: ...
 
     def __init__(self, net: nn.Module, out_indices: Sequence[int] | None = None) -> None:
         super().__init__()
         features = find_feature_maps(net)
         arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
-        self.arguments: Any = {**arguments, "num_classes": 0, "features_only": True, "out_indices": out_indices}
+        self.arguments = {**arguments, "num_classes": 0, "features_only": True, "out_indices": out_indices}
         known: dict[str, Any] = getattr(net, "weights_info", {})
-        self.weights_info: Any = {key: value for key, value in known.items() if key not in ("classes", "thresholds")}
+        self.weights_info = {key: value for key, value in known.items() if key not in ("classes", "thresholds")}
         indices = range(len(features)) if out_indices is None else out_indices
         for index in indices:
             if not isinstance(index, int) or not -len(features) <= index < len(features):

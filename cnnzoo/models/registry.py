@@ -3,12 +3,15 @@
 import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from cnnzoo.checks import check_choice
 from cnnzoo.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from cnnzoo.models.network import Network
 
 STEMS = ("native", "small")
 """`native` is the network as published, `small` the family's variant for small images, such as 32 x 32."""
@@ -73,7 +76,7 @@ class ModelEntry:
     """A registered model: its facts, its constructor, and the constructor arguments that define this variant."""
 
     info: Info
-    network: Callable[..., nn.Module]
+    network: "Callable[..., Network]"
     arguments: Mapping[str, Any]
     pretrained_arguments: Mapping[str, Any]
     """Further constructor arguments that torchvision's weights require."""
@@ -86,7 +89,7 @@ _MODELS: dict[str, ModelEntry] = {}
 
 def register(
     info: Info,
-    network: Callable[..., nn.Module],
+    network: "Callable[..., Network]",
     *,
     pretrained_arguments: Mapping[str, Any] | None = None,
     native_only: tuple[str, ...] = (),
@@ -149,7 +152,7 @@ def get_entry(name: str) -> ModelEntry:
     return _MODELS[name]
 
 
-def rebuild(net: nn.Module, **changes: Any) -> nn.Module:
+def rebuild(net: nn.Module, **changes: Any) -> "Network":
     """A new network with the constructor arguments of `net`, which `create_model` built, except for `changes`."""
     arguments: dict[str, Any] = dict(net.arguments)  # type: ignore[arg-type]
     entry = get_entry(arguments.pop("name"))

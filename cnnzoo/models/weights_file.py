@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.imports import require_packages
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt")
 METADATA_KEY = "cnnzoo"
@@ -122,7 +123,8 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
     Raises `UserError` if the file is damaged, or if its metadata is not JSON.
     """
-    from safetensors import safe_open  # here: torch.hub users may not have it
+    with require_packages(str(path)):  # here: torch.hub users may not have it
+        from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
@@ -154,10 +156,11 @@ def load_file(path: Path, remedy: str) -> Any:
 
     Raises `UserError` for a damaged file and for a file that holds other types, whose unpickling could run code.
     """
+    if path.suffix == ".safetensors":
+        with require_packages(str(path)):  # here: torch.hub users may not have it
+            from safetensors.torch import load_file as load_safetensors
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors  # here: torch.hub users may not have it
-
             return load_safetensors(path, device="cpu")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*pickle protocol")  # of a file that is then rejected

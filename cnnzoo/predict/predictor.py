@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,16 +44,28 @@ class Prediction:
     error: str | None = None
 
 
-def predict_images(net: nn.Module, paths: Iterable[str | os.PathLike[str]], **options: Any) -> Iterator[Prediction]:
+def predict_images(
+    net: nn.Module,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    topk: int = 5,
+    batch_size: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    precision: Literal["auto", "32", "bf16"] = "auto",
+    loader: Callable[..., Loader] = auto_loader,
+) -> Iterator[Prediction]:
     """Classify image files; yields a `Prediction` for each path, in their order, as soon as its batch is done.
 
-    options: see `predict_batches`.
+    The arguments are those of `predict_batches`, where they are described.
 
     >>> net = cnnzoo.create_model("resnet50", weights="DEFAULT")
     >>> for prediction in cnnzoo.predict_images(net, ["tabby.jpg"]):
     ...     print(prediction.path, prediction.classes[0], prediction.probabilities[0])
     """
-    return chain.from_iterable(predict_batches(net, list(paths), **options))
+    batches = predict_batches(
+        net, list(paths), topk=topk, batch_size=batch_size, device=device, precision=precision, loader=loader
+    )
+    return chain.from_iterable(batches)
 
 
 def predict_batches(

@@ -29,7 +29,7 @@ RIGHT_MARGIN = 4  # room for two ^C
 REFRESHES_PER_SECOND = 3  # each takes about 2 ms of one core
 
 
-class ConsoleHandler(logging.StreamHandler):
+class ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # it takes none at run time before Python 3.11
     """Writes log records to the current `sys.stdout`, which a live progress bar replaces to keep lines above it.
 
     Only rank 0 logs below WARNING. Formats may use `%(rank)d`, the global rank.

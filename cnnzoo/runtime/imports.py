@@ -1,10 +1,54 @@
-"""Importing torch and Lightning in less time."""
+"""Importing torch and Lightning in less time, names that are imported by their first use, and missing packages."""
 
 import atexit
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from cnnzoo.errors import MissingPackageError
+
+DISTRIBUTIONS = {
+    "cv2": "opencv-python-headless",
+    "hydra": "hydra-core",
+    "pytorch_lightning": "pytorch-lightning",
+    "yaml": "pyyaml",
+}
+"""What pip calls a package, where its name in Python is another one."""
+
+
+def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose names are imported by their first use.
+
+    modules: for each name its module, relative to the package.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        with require_packages(f"{package}.{name}"):
+            return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return get
+
+
+@contextmanager
+def require_packages(user: str) -> Iterator[None]:
+    """Raise MissingPackageError if an import in the block fails because a package of others is not installed.
+
+    user: what needs it, for the message.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "cnnzoo"):
+            raise
+        name = DISTRIBUTIONS.get(package, package)
+        message = f"{user} needs {name}, which is not installed; type pip install cnnzoo"
+        raise MissingPackageError(message, name=package) from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from families import family_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebook_page import notebook_page
 
 ROOT = Path(__file__).parents[2]
 PAGES_OF_ROOT = {
@@ -18,8 +19,9 @@ PAGES_OF_ROOT = {
     "benchmarks/RESULTS.md": "results.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "docs/tour.ipynb": "tour.md",
 }
-"""Files outside of docs/ that are pages of the site: path in the repository -> page."""
+"""Files that are not Markdown in docs/ and are pages of the site: path in the repository -> page."""
 FAMILIES = family_pages()
 _TARGET = re.compile(r"(\]\(|\bsrc=\")(?!\w+:|#)([^)\s\"#]+)(#[^)\s\"]*)?(?=[)\"])")
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
@@ -37,7 +39,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs/."""
     for path, page in PAGES_OF_ROOT.items():
-        files.append(File.generated(config, page, content=(ROOT / path).read_text()))
+        text, pictures = notebook_page(ROOT / path) if path.endswith(".ipynb") else ((ROOT / path).read_text(), {})
+        files.append(File.generated(config, page, content=text))
+        for name, picture in pictures.items():
+            files.append(File.generated(config, name, content=picture))
     for family, (_, text) in FAMILIES.items():
         files.append(File.generated(config, f"networks/{family}.md", content=text))
     return files

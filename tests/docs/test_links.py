@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 
 from tests.helpers import ROOT
-from tests.helpers.docs import CONTRIBUTING, PAGES, PARAGRAPH, read_blocks
+from tests.helpers.docs import CONTRIBUTING, PAGES, PARAGRAPH, read_blocks, read_page
 
 ALL_PAGES = [*PAGES, CONTRIBUTING, ROOT / "CHANGELOG.md", ROOT / "benchmarks/RESULTS.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)|\bsrc=\"([^\"]+)\"")
@@ -39,9 +39,9 @@ def test_pages_of_docs_are_reached_from_the_readme():
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
         page = waiting.pop()
-        if page in reached or page.suffix != ".md":
+        if page in reached or page.suffix not in (".md", ".ipynb"):
             continue
         reached.add(page)
-        links = re.findall(r"\]\(([^)\s#:]+)[^)\s]*\)", page.read_text())
+        links = re.findall(r"\]\(([^)\s#:]+)[^)\s]*\)", read_page(page))
         waiting += [target for link in links if (target := (page.parent / link).resolve()).is_file()]
     assert set(ALL_PAGES) <= reached

@@ -1,4 +1,4 @@
-"""The Python code of README.md and docs/: it compiles, its names exist, and what needs no GPU and no network runs."""
+"""The Python code of the documentation: it compiles, its names exist, and what needs no GPU and no network runs."""
 
 import ast
 import importlib
@@ -105,5 +105,5 @@ def test_code_of_the_page_runs(page, places, fork, tmp_path):
         assert text in code
         code = code.replace(text, replacement)
     enter_places(home, run, tmp_path / "cwd", code)
-    done = fork(statements=code, cwd=tmp_path / "cwd", HOME=str(home))
+    done = fork(statements=code, cwd=tmp_path / "cwd", HOME=str(home), TMPDIR=str(tmp_path), MPLBACKEND="Agg")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The commands and code blocks of README.md and docs/: what they are, and what they need to run.
+"""The commands and code blocks of README.md and docs/, notebooks included: what they are, and what they need to run.
 
 A line such as `<!-- needs gpu -->` before a block or a paragraph marks what the commands and the code in it need, of
 NEEDS. `<!-- needs network: weights=DEFAULT -->` marks only the commands that contain this text.
@@ -6,6 +6,7 @@ NEEDS. `<!-- needs network: weights=DEFAULT -->` marks only the commands that co
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from tests.helpers import ROOT
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("docs/*.ipynb"))]
 NEEDS = {"gpu", "network", "slurm", "compiler"}
 """What a marker may name; `network` also stands for an account and for a large data set, `slurm` for its cluster."""
 JOBS = ("train", "evaluate", "predict", "export", "share", "describe", "benchmark")
@@ -88,13 +89,22 @@ class Command:
         return self.text
 
 
+def read_page(page: Path) -> str:
+    """The Markdown of a page; of a notebook without its outputs."""
+    text = page.read_text()
+    if page.suffix != ".ipynb":
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(f"```python\n{source}\n```" if kind == "code" else source for kind, source in cells)
+
+
 def read_blocks(page: Path) -> Iterator[Block]:
     """The code blocks and paragraphs of a page, with the markers before them."""
     name = page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else page.name
     markers: list[Marker] = []
     lines: list[str] = []
     fence, language, start = "", "", 0
-    for number, line in enumerate([*page.read_text().splitlines(), ""], 1):
+    for number, line in enumerate([*read_page(page).splitlines(), ""], 1):
         stripped = line.strip()
         if fence:
             if stripped == fence:

@@ -1,11 +1,12 @@
-"""Garbage collection during the imports of a job."""
+"""Garbage collection during the imports of a job, names that are imported by their first use, missing packages."""
 
 import gc
 import sys
 
 import pytest
 
-from cnnzoo.runtime.imports import imports_without_gc
+from cnnzoo.errors import MissingPackageError, UserError
+from cnnzoo.runtime.imports import imports_without_gc, lazy_attributes, require_packages
 
 
 @pytest.fixture
@@ -40,3 +41,22 @@ def test_imports_without_gc_in_second_job_does_nothing():
     with imports_without_gc():
         assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+def test_missing_package_is_named_for_the_outermost_user(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingPackageError) as raised, require_packages("outer"), require_packages("inner"):
+        import cv2  # noqa: F401
+    expected = "outer needs opencv-python-headless, which is not installed; type pip install cnnzoo"
+    assert (str(raised.value), raised.value.name) == (expected, "cv2")
+    assert isinstance(raised.value, UserError)
+    assert isinstance(raised.value, ImportError)
+
+
+def test_missing_module_of_cnnzoo_is_no_missing_package():
+    get = lazy_attributes("cnnzoo.runtime", {"thing": "absent"})
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'cnnzoo\.runtime\.absent'") as raised:
+        get("thing")
+    assert not isinstance(raised.value, UserError)
+    with pytest.raises(AttributeError, match=r"module 'cnnzoo\.runtime' has no attribute 'other'"):
+        get("other")

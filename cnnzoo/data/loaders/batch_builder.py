@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cnnzoo.data.split import Split
+from cnnzoo.data.transforms.arrays import ByteBuffer
 from cnnzoo.data.transforms.augment import Augment, AugmentParams
 from cnnzoo.data.transforms.decode import (
     BadFile,
-    ByteBuffer,
     Pixels,
     check_header,
     decode_bytes,

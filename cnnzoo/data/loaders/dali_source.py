@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnzoo.data.loaders.batch_builder import BatchBuilder, BatchRequest, Indices, image_sizes
+from cnnzoo.data.transforms.arrays import ByteBuffer
 from cnnzoo.data.transforms.augment import AugmentParams
 from cnnzoo.data.transforms.decode import (
     OTHER_FORMAT,
     PLAIN_JPEG,
     UNVERIFIED,
     BadFile,
-    ByteBuffer,
     Pixels,
     check_header,
     decode_bytes,

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from cnnzoo.checks import check_choice
 from cnnzoo.data.transforms.augment import Augment
-from cnnzoo.data.transforms.decode import decode_file, error_reason, pil_to_array
 from cnnzoo.data.transforms.fit import FITS
-from cnnzoo.data.transforms.geometry import augment_batch
 from cnnzoo.data.transforms.pixel_format import (
     PLAIN_CHANNELS,
     PixelArray,
@@ -23,6 +21,7 @@ from cnnzoo.data.transforms.pixel_format import (
     convert_pixels,
 )
 from cnnzoo.errors import UserError
+from cnnzoo.runtime.imports import require_packages
 from cnnzoo.sizes import check_size, plain_size
 
 
@@ -63,6 +62,8 @@ class Preprocess:
         Raises UserError for a file that cannot be decoded, and for a value of another type or shape.
         """
         pixels = self._to_pixels(image)
+        from cnnzoo.data.transforms.geometry import augment_batch  # here, as the decoders
+
         params = self.augment.eval_params(np.array([pixels.shape[:2]], np.int64), self.image_size)
         return normalize(augment_batch(pixels[None], params), self.mean, self.std)[0]
 
@@ -85,6 +86,9 @@ class Preprocess:
 
     def _to_pixels(self, image: str | os.PathLike[str] | Image.Image | PixelArray) -> PixelArray:
         """uint8 or uint16 (H, W, channels)."""
+        with require_packages("preprocess"):  # here: a network with weights can be used without their packages
+            from cnnzoo.data.transforms.decode import decode_file, pil_to_array
+
         if isinstance(image, Image.Image):
             try:
                 return pil_to_array(image, self.channels, self.bits)
@@ -112,6 +116,8 @@ class Preprocess:
 
 def _without_advice(error: Exception) -> str:
     """The reason of a decoding error, without advice to set the channels of the data: the network's are fixed."""
+    from cnnzoo.data.transforms.decode import error_reason
+
     return error_reason(error).partition("; type data.")[0]
 
 
