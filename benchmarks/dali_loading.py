@@ -12,22 +12,26 @@ epochs. The table shows medians.
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from loading import BATCH, SIDE, Peers, dali, rate, report
+from loading import BATCH, Peers, report
+from peers.loaders import Measure, dali
+from peers.measure import SIDE, rate
 
 from cnnzoo.data import Augment, Cache, TorchLoader
 from cnnzoo.data.loaders.dali_loader import DaliLoader
 from cnnzoo.data.loaders.sampler import EpochSampler
 from cnnzoo.data.split import Split
 
+SECONDS = 2.0  # the least time of a measurement
 
-def our_loader(loader_class: Any, split: Split, workers: int, device: torch.device | None) -> Callable[[], float]:
+
+def our_loader(loader_class: Any, split: Split, workers: int, device: torch.device | None) -> Measure:
     """The measurement of a loader of this project."""
     loader = loader_class(
         split,
@@ -40,7 +44,7 @@ def our_loader(loader_class: Any, split: Split, workers: int, device: torch.devi
         workers=workers,
         device=device,
     )
-    return lambda: rate(loader, 1)
+    return partial(rate, loader)
 
 
 def main() -> None:
@@ -54,7 +58,7 @@ def main() -> None:
     paths = sorted(str(path) for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     split = Split(np.zeros(len(paths), np.int64), paths=np.array([os.fsencode(path) for path in paths]))
     torch.set_num_threads(1)  # in the main process, which only receives batches
-    plain_dali = dali(paths, args.workers, on_gpu=device is not None)
+    plain_dali = dali(paths, BATCH, args.workers, on_gpu=device is not None)
     if plain_dali is None:
         sys.exit("DALI is not installed: pip install nvidia-dali-cuda130")
     peers: Peers = {"plain DALI, from files": plain_dali}
@@ -66,7 +70,7 @@ def main() -> None:
             peers[f"loader={name}, {source}"] = our_loader(loader_class, cached, args.workers, device)
     device_name = torch.cuda.get_device_name(0) if device else "CPU"
     bases = {"plain DALI": "plain DALI, from files", "ours from files": "loader=dali, from files"}
-    report(f"{len(paths):,} photographs, {args.workers} workers, {device_name}", peers, args.rounds, bases)
+    report(f"{len(paths):,} photographs, {args.workers} workers, {device_name}", peers, args.rounds, SECONDS, bases)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""The FFCV loader for loading.py, run by the Python of an environment with FFCV (its option `--ffcv PYTHON`).
+"""FFCV's loader as a peer of loading.py, which runs it with the Python of benchmarks/peers/venvs/ffcv.
 
-    python ffcv_peer.py FOLDER raw|jpg WORKERS [SIDE]
+    python -m peers.ffcv_loader FOLDER BATCH WORKERS raw|jpg    # in benchmarks/
 
 Writes the images of the folder to a temporary FFCV file, as raw pixels or as JPEGs of quality 90, with the shorter side
-resized to at most SIDE. Then it reads numbers of epochs from its standard input. For each number it loads that many
-epochs and prints images per second: random-resized crop to 224, flip, shuffled, batches of 64 as uint8.
+resized to at most 256. Then it measures on request: random-resized crop to 224, flip, shuffled, as uint8.
 """
 
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,48 +21,48 @@ from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
 from PIL import Image
 
-BATCH, CROP = 64, 224
+from peers.measure import SIDE, find_images, serve_rates
+
+SHORTER_SIDE = 256
 
 
 class ImageFiles:
     """The images of a folder, at any depth, with the label 0."""
 
-    def __init__(self, folder: Path, side: int) -> None:
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        self.side = side
+    def __init__(self, folder: Path) -> None:
+        self.paths = find_images(folder)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray[Any, Any], int]:
         with Image.open(self.paths[index]) as file:
             image = file.convert("RGB")
-        factor = self.side / min(image.size)
-        if self.side and factor < 1:
+        factor = SHORTER_SIDE / min(image.size)
+        if factor < 1:
             width, height = image.size
             image = image.resize((round(width * factor), round(height * factor)), Image.Resampling.BILINEAR)
         return np.asarray(image), 0
 
 
 def main() -> None:
-    folder, mode, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    side = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    folder, batch_size, workers, mode = sys.argv[1:]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         beton = f"{work}/images.beton"
         field = RGBImageField(write_mode=mode, jpeg_quality=90)
-        writer = DatasetWriter(beton, {"image": field, "label": IntField()}, num_workers=workers)
-        writer.from_indexed_dataset(ImageFiles(folder, side))
+        writer = DatasetWriter(beton, {"image": field, "label": IntField()}, num_workers=int(workers))
+        writer.from_indexed_dataset(ImageFiles(Path(folder)))
         loader = Loader(
             beton,
-            batch_size=BATCH,
-            num_workers=workers,
-            sampler=OrderOption.RANDOM,
+            batch_size=int(batch_size),
+            num_workers=int(workers),
+            order=OrderOption.RANDOM,
             os_cache=True,
             drop_last=True,
             pipelines={
                 "image": [
-                    RandomResizedCropRGBImageDecoder((CROP, CROP)),
+                    RandomResizedCropRGBImageDecoder((SIDE, SIDE)),
                     RandomHorizontalFlip(),
                     ToTensor(),
                     ToTorchImage(),
@@ -71,13 +70,7 @@ def main() -> None:
                 "label": [IntDecoder(), ToTensor()],
             },
         )
-        print("ready", flush=True)
-        for line in sys.stdin:
-            images, start = 0, time.perf_counter()
-            for _ in range(int(line)):
-                for batch, _ in loader:
-                    images += len(batch)
-            print(images / (time.perf_counter() - start), flush=True)
+        serve_rates(loader, ("ffcv", "torch", "numba", "numpy"))
 
 
 if __name__ == "__main__":
