@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--batch", type=int, default=BATCH, help="photographs in a batch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="the least time of a measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="the least time of a measurement")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a new file")
     args = parser.parse_args()
     if args.json is not None and args.json.exists():

@@ -150,7 +150,8 @@ def run_peer(peer: Peer, args: argparse.Namespace) -> dict[str, Any]:
         work = Path(directory) / "work"
         work.mkdir()
         result, log = Path(directory) / "result.json", Path(directory) / "log"
-        command = [peer.python, PEERS / "step_timer.py", result, str(args.warmup), str(args.steps), peer.script]
+        settings = (result, args.warmup, args.steps, peer.script)
+        command = [str(part) for part in (peer.python, PEERS / "step_timer.py", *settings)]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
         start = time.time()
         with log.open("wb") as output:

@@ -54,11 +54,11 @@ def test_hub_builds_every_model(name: str) -> None:
 
 
 def test_hub_passes_arguments(tmp_path: Path) -> None:
-    net = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4)
+    net = load("densenet_40_12", num_classes=7, in_channels=1, stem="small", growth_rate=4)
     assert net(torch.randn(2, 1, 16, 16)).shape == (2, 7)
     torch.save(net.state_dict(), tmp_path / "weights.pth")
     file = str(tmp_path / "weights.pth")
-    loaded = load("densenet121", num_classes=7, in_channels=1, stem="small", growth_rate=4, weights=file)
+    loaded = load("densenet_40_12", num_classes=7, in_channels=1, stem="small", growth_rate=4, weights=file)
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
     with pytest.raises(UserError, match="IMAGENET1K_V9"):
         load("resnet18", weights="IMAGENET1K_V9")

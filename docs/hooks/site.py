@@ -37,12 +37,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are not in docs/."""
+    """Add the pages that are not in docs/, and the charts of the measurements."""
     for path, page in PAGES_OF_ROOT.items():
         text, pictures = notebook_page(ROOT / path) if path.endswith(".ipynb") else ((ROOT / path).read_text(), {})
         files.append(File.generated(config, page, content=text))
         for name, picture in pictures.items():
             files.append(File.generated(config, name, content=picture))
+    for chart in (ROOT / "benchmarks").glob("*/*.png"):
+        files.append(File.generated(config, chart.relative_to(ROOT).as_posix(), content=chart.read_bytes()))
     for family, (_, text) in FAMILIES.items():
         files.append(File.generated(config, f"networks/{family}.md", content=text))
     return files

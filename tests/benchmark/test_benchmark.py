@@ -186,6 +186,7 @@ def test_unwritable_csv_is_an_error_before_measuring(run_benchmark, tmp_path, mo
         run_benchmark(f"csv={tmp_path}")
 
 
+@pytest.mark.long
 def test_config_composes_for_every_family():
     for family in cli.ConfigTree("train").choices("model"):
         target = ["model.target=mynet.TinyNet"] if family == "custom" else []

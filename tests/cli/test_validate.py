@@ -107,8 +107,8 @@ def test_sweep_drops_choices_that_do_not_exist(capsys):
     ],
 )
 def test_path_is_taken_literally(path):
-    assert compose("data=folder", f"data.root={path}").data.root == path
-    assert compose(f"run_dir={path}").run_dir == path
+    cfg = compose("data=folder", f"data.root={path}", f"run_dir={path}")
+    assert (cfg.data.root, cfg.run_dir) == (path, path)
 
 
 def test_path_home_is_expanded():
@@ -195,6 +195,7 @@ def combine_choices():
     return [*experiments, *(sum((target.get(choice, ()) for choice in row), row) for row in rows)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overrides", combine_choices(), ids=" ".join)
 def test_every_choice_composes(overrides):
     compose(*overrides)

@@ -269,6 +269,7 @@ def test_csv_is_written_without_matplotlib(run_describe, monkeypatch, tmp_path):
     assert not (tmp_path / "zoo.png").exists()
 
 
+@pytest.mark.long
 def test_config_composes_for_every_family():
     for family in set(cli.ConfigTree("train").choices("model")) - {"custom"}:
         overrides, _ = cli.prepare([f"model={family}"], job="describe", help_text="")

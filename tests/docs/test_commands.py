@@ -96,6 +96,7 @@ def run(fork, tmp_path_factory):
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_command_of_job_composes(command, compose, capsys):
     try:

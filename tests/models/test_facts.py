@@ -95,8 +95,10 @@ def test_min_size_is_exact(name: str, stem: str) -> None:
     facts = info(name)
     side = facts.sizes(stem)[0]
 
+    net = build_on_meta(name, num_classes=10, stem=stem)
+
     def run(side: int, *, train: bool) -> None:
-        net = build_on_meta(name, num_classes=10, stem=stem).train(train)
+        net.train(train)
         images = torch.empty(2 if train else 1, facts.in_channels, side, side, device="meta")
         logits = net(images)
         assert logits.shape == (len(images), 10)

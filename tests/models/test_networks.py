@@ -87,6 +87,7 @@ def test_feature_extractor_traces_the_network(name: str, stem: str) -> None:
             torch.testing.assert_close(extractor.eval()(images)[last].flatten(1), net.eval()(images))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "arguments"), shallow_params())
 def test_export_with_dynamic_batch_size(name: str, arguments: dict[str, object]) -> None:
     net, side = build_small(name, **arguments)

@@ -105,10 +105,8 @@ def weights(run_dir):
     return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    ["lightning", *(pytest.param(launcher, marks=pytest.mark.long) for launcher in ("torchrun", "fsdp"))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun", "fsdp"])
 def test_two_ranks_equal_one_with_twice_the_batch(launcher, fork, tmp_path):
     overrides = ("trainer.max_epochs=2", "optimizer.lr=0.05")
     if launcher == "fsdp":

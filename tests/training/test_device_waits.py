@@ -31,12 +31,12 @@ def recorder(monkeypatch):
     ("overrides", "accumulate", "batches"),
     [
         (("model=lenet",), 1, 20),
-        (("model=lenet", "ema=0.9"), 1, 20),
+        pytest.param(("model=lenet", "ema=0.9"), 1, 20, marks=pytest.mark.long),
         (("model=lenet", "trainer.gradient_clip_val=1.0", "optimizer=adamw"), 1, 20),
-        (("model=lenet", "trainer.accumulate_grad_batches=2"), 2, 20),
+        pytest.param(("model=lenet", "trainer.accumulate_grad_batches=2"), 2, 20, marks=pytest.mark.long),
         pytest.param(("model=googlenet", "data.batch_size=32"), 1, 10, marks=pytest.mark.long),  # auxiliary heads
         (("model=lenet", "mixup=0.2", "cutmix=1.0", "class_weights=balanced"), 1, 20),
-        (("model=lenet", "focal_gamma=2", "data.balance=true"), 1, 20),
+        pytest.param(("model=lenet", "focal_gamma=2", "data.balance=true"), 1, 20, marks=pytest.mark.long),
     ],
 )
 def test_step_waits_only_if_logged_and_once(job, recorder, overrides, accumulate, batches):

@@ -20,7 +20,7 @@ from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder, BatchRequest
 from cnnzoo.data.loaders.dali_pipeline import DaliPipeline, failure_reason
 from cnnzoo.data.loaders.dali_source import DaliBatch, DaliBatchBuilder
 from cnnzoo.data.loaders.sampler import EpochSampler
-from cnnzoo.data.loaders.workers import ThreadPool
+from cnnzoo.data.loaders.thread_pool import ThreadPool
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.data.transforms.pixel_format import is_plain

@@ -12,8 +12,9 @@ from cnnzoo.data.loaders.batch_builder import Batch, BatchBuilder, BatchRequest
 from cnnzoo.data.loaders.gpu import GpuDataset
 from cnnzoo.data.loaders.gpu_placement import ON_CPU, Placement, expected_placement, log_placement, place_images
 from cnnzoo.data.loaders.sampler import EpochSampler
+from cnnzoo.data.loaders.thread_pool import ThreadPool
 from cnnzoo.data.loaders.transfer import prefetch_to_device
-from cnnzoo.data.loaders.workers import ProcessPool, ThreadPool, WorkerPool
+from cnnzoo.data.loaders.workers import ProcessPool, WorkerPool
 from cnnzoo.data.split import Split
 from cnnzoo.data.transforms.augment import Augment
 from cnnzoo.runtime.cpu import cores_per_rank

@@ -1,4 +1,4 @@
-"""Worker pools that build batches ahead of training: threads, or processes that return batches in shared memory."""
+"""What pools of workers promise, and a pool of processes that return batches in shared memory."""
 
 import contextlib
 import gc
@@ -10,12 +10,10 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
-from threading import Barrier
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,8 +30,6 @@ PARENT_POLL_SECONDS = 5.0  # how often a worker process checks that its parent i
 
 WorkerReply = tuple[int, list[BadFile]] | Exception  # (number of images, bad files), or the error
 
-T = TypeVar("T", covariant=True)
-
 
 class WorkerPool(Protocol):
     """Workers that build batches ahead and live from one iteration to the next."""
@@ -48,48 +44,6 @@ class WorkerPool(Protocol):
     def close(self) -> None:
         """Stop the workers."""
         ...
-
-
-class Builder(Protocol[T]):
-    """An object that builds one batch, or what a loader needs for one, from a request."""
-
-    def build(self, request: BatchRequest) -> T: ...
-
-
-class ThreadPool(Generic[T]):
-    """Threads of this process. They start at once and share all memory, but only one at a time runs Python code."""
-
-    def __init__(self, builder: Builder[T], workers: int) -> None:
-        self.builder, self.max_pending = builder, workers * PREFETCH_FACTOR
-        self.executor = ThreadPoolExecutor(workers, thread_name_prefix="cnnzoo-loader")
-        num_threads, barrier = torch.get_num_threads(), Barrier(workers + 1)
-
-        def use_one_torch_thread() -> None:  # the other cores are for the other workers
-            barrier.wait()
-            torch.set_num_threads(1)
-            barrier.wait()
-
-        for _ in range(workers):
-            self.executor.submit(use_one_torch_thread)
-        barrier.wait()
-        barrier.wait()
-        torch.set_num_threads(num_threads)  # restores the value that threads started later inherit
-
-    def build_batches(self, requests: Iterable[BatchRequest]) -> Iterator[T]:
-        pending: deque[Future[T]] = deque()
-        try:
-            for request in requests:
-                pending.append(self.executor.submit(self.builder.build, request))
-                if len(pending) > self.max_pending:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:  # the iteration may have been stopped early
-            for future in pending:
-                future.cancel()
-
-    def close(self) -> None:
-        self.executor.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
