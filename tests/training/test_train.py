@@ -258,6 +258,7 @@ def test_multirun_continues_after_a_failed_job(fork, tmp_path):
     assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["0_lenet5"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
