@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -39,48 +39,6 @@ CONFIG_KEYS = ("name", "num_classes", "stem", "weights")
 """Arguments of `create_model` that are keys of `model` in a configuration."""
 COMMON_ARGUMENTS = ("num_classes", "in_channels", "stem")
 """Arguments of `create_model` that all networks have."""
-
-
-@overload
-def create_model(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    weights: str | Path | None = None,
-    stem: str | None = None,
-    features_only: Literal[False] = False,
-    out_indices: None = None,
-    **overrides: Any,
-) -> Network: ...
-
-
-@overload
-def create_model(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    weights: str | Path | None = None,
-    stem: str | None = None,
-    features_only: Literal[True],
-    out_indices: Sequence[int] | None = None,
-    **overrides: Any,
-) -> "FeatureNetwork": ...
-
-
-@overload
-def create_model(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    weights: str | Path | None = None,
-    stem: str | None = None,
-    features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
-    **overrides: Any,
-) -> "Network | FeatureNetwork": ...
 
 
 def create_model(
@@ -130,6 +88,7 @@ def create_model(
         raise UserError(f"out_indices={out_indices}: it selects feature maps; also type features_only=True")
     if num_classes == 0:
         net = create_model(name, in_channels=in_channels, weights=weights, stem=stem, **overrides)
+        assert isinstance(net, Network)
         net.reset_classifier(0)
         return net
     entry = get_entry(name)
