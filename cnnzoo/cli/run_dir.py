@@ -1,7 +1,9 @@
-"""The run directory before and after a run: whether it can be used, and removing it if the run did not start."""
+"""The run directory: whether it can be used, its lock, and removing it if the run did not start."""
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cnnzoo.errors import UserError
@@ -36,6 +38,37 @@ def check_run_dir(run_dir: Path, *, multirun: bool) -> None:
         f"run_dir={run_dir} already holds an unfinished run; type resume={run_dir} to continue it, choose another "
         "run_dir, or delete this one"
     )
+
+
+@contextmanager
+def lock_run_dir(run_dir: Path, *, is_resumed: bool) -> Iterator[None]:
+    """Let no other process train in `run_dir` while the `with` block runs.
+
+    The operating system releases the lock when this process ends, also when it is killed, and processes forked from
+    this one do not hold it. Windows, and file systems without such locks, let two processes write to one directory.
+
+    Raises UserError if another process holds the lock, or, unless `is_resumed`, if one has trained in `run_dir` since
+    the command was checked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = run_dir / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # POSIX allows either
+            raise UserError(f"run_dir={run_dir}: another process trains there; choose another run_dir") from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            if not is_resumed:
+                check_run_dir(run_dir, multirun=False)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def remove_unused_run_dir(run_dir: Path) -> None:

@@ -48,11 +48,14 @@ Common keys:
 A misspelt key is an error that suggests the closest ones. HYDRA_FULL_ERROR=1 shows the traceback behind an error.
 """
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from cnnzoo import cli
+from cnnzoo.cli.run_dir import lock_run_dir
 from cnnzoo.runtime.imports import imports_without_gc
 from cnnzoo.training.check_config import check_accelerator, check_config
 
@@ -79,7 +82,9 @@ def main(cfg: DictConfig) -> float | None:
     trainer = build_trainer(cfg, classifier)
     if not cli.was_typed("data.batch_size") and cfg.get("tune") != "batch_size":
         train.lower_batch_size(data, cfg, trainer.world_size)
-    return train.train(classifier, data, trainer, input_spec, cfg)
+    locked = lock_run_dir(Path(cfg.run_dir), is_resumed=cfg.resume is not None)
+    with locked if trainer.is_global_zero else nullcontext():  # the other ranks write nothing there
+        return train.train(classifier, data, trainer, input_spec, cfg)
 
 
 def build_trial(cfg: DictConfig) -> "tuple[DataModule, Classifier, Trainer]":

@@ -79,7 +79,10 @@ PLACES = [
         f"mkdir 'a b'; cd 'a b'; cnnzoo {RUN} 'run_dir=my run' && cnnzoo train 'resume=my run' trainer.max_epochs=2",
         WORKS,
     ),
-    shell(f"train {SHORT_ARGS} run_dir=new & train {SHORT_ARGS} run_dir=new; wait"),
+    shell(
+        f"train {SHORT_ARGS} run_dir=new & train {SHORT_ARGS} run_dir=new; wait",
+        output="error: run_dir=.*(another process trains there|already holds)",
+    ),
     shell("train model=resnet data=folder data.root=~nosuchuser/x", "nosuchuser"),
     shell("PYTHONPATH= describe model=lenet", WORKS),
 ]
