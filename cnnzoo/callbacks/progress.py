@@ -23,7 +23,8 @@ EVAL_STEP_COST = 1 / 3
 class ProgressBar(LightningProgressBar):
     """Shows two bars: the present stage with loss, accuracy and time left, and the whole run with images per second.
 
-    log_every_seconds: without a terminal, seconds between two log lines. Shorter epochs log none.
+    log_every_seconds: without a terminal, seconds between two log lines. Shorter epochs log none: `EpochTable` has a
+        row for each.
     """
 
     def __init__(self, log_every_seconds: float = 60.0) -> None:

@@ -127,7 +127,7 @@ def test_bar_shows_each_stage_and_is_erased(tmp_path, flowers, width, callbacks)
     assert "━" not in screen.text
     assert output.count(HIDE_CURSOR) == output.count(SHOW_CURSOR)
     rows = re.findall(r"^ *(\d)/2 .*\ds( best)?$", screen.text, re.MULTILINE)
-    assert [row[0] for row in rows] == (["1", "2"] if callbacks == "default" else [])
+    assert [row[0] for row in rows] == ["1", "2"]
     assert screen.text.count("loader  torch") == 1
 
 
