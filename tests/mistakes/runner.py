@@ -165,6 +165,6 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> tuple[int, float]
 
 
 def _default_signals() -> None:
-    """Undo what a shell sets for jobs in the background."""
-    for name in ("SIGINT", "SIGPIPE"):
+    """Undo what a shell sets for jobs in the background, and nohup."""
+    for name in ("SIGINT", "SIGPIPE", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
