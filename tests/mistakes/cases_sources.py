@@ -20,7 +20,7 @@ CSV = {
     "data=csv data.path=nosuch.csv": r"nosuch\.csv",
     "data=csv data.path=empty": "data.path=empty",
     "data=csv data.root=rows.csv": r"type|data\.path=rows\.csv",
-    "data=csv data.path=rows.csv data.root=flowers": r"only 'file', .*data\.path_column",
+    "data=csv data.path=rows.csv data.root=flowers": r"type data\.path_column=file",
     "data=csv data.path=rows.csv data.root=flowers data.path_column=file data.label_column=lable": "label_column=label",
     "data=csv data.path=rows.csv data.root=flowers data.path_column=file data.label_column=file": "1 training image",
     "data=csv data.path=rows.csv data.root=nosuch data.path_column=file": "data.root=nosuch",

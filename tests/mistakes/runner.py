@@ -21,7 +21,6 @@ QUICK_TIMEOUT_SECONDS = 30
 """A quick case that takes longer was accepted, and trains."""
 POLL_SECONDS = 0.02
 MAX_LINE = 300
-COPIED_COMMAND = re.compile(r"(use it|start from it) ")  # of the table after training: as long as what was typed
 MAX_QUICK_CPU_SECONDS = 2.0
 TRACEBACK = re.compile(
     r"Traceback \(most recent call last\)|Exception ignored|HYDRA_FULL_ERROR=1 for a|^Fatal Python", re.MULTILINE
@@ -75,6 +74,7 @@ class Runner:
         out, err = self.directory / "out", self.directory / "err"
         code, seconds, cpu = (self._run_in_fork if case.forks else self._run_process)(case, cwd, out, err)
         output = out.read_text(errors="replace") + err.read_text(errors="replace")
+        output = output.replace(f"{self.root}/", "")  # so that the checkout's place does not lengthen lines
         leftovers = sorted(path.name for path in set(cwd.iterdir()) - before)
         shutil.rmtree(cwd, ignore_errors=True)
         result = Result(case, code, output, seconds, cpu, leftovers)
@@ -127,7 +127,7 @@ def classify(result: Result) -> list[str]:
         clear = case.kind == "call" and case.expected != WORKS and re.search(case.expected, lines[-1])
         return [] if clear else ["traceback"]  # a caller of the library sees the traceback's last line
     faults = []
-    if any(len(line) > MAX_LINE and not COPIED_COMMAND.match(line) for line in output.splitlines()):
+    if any(len(line) > MAX_LINE for line in output.splitlines()):
         faults.append("long line")
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     if case.exits:

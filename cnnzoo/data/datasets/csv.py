@@ -56,7 +56,7 @@ class CSVFile(ListedImages):
         base = self.path.parent if root is None else Path(str(root)).expanduser()
         if not base.is_dir():
             raise UserError(f"data.root={root}: no such directory; expected the one that the paths start from")
-        names = table.column("data.path_column", path_column)
+        names = table.column("data.path_column", path_column, likely=table.column_of_files(base))
         if "" in names:
             raise UserError(f"{table.place(names.index(''))}: nothing in column {path_column}, expected a path")
         directory = base.absolute()
@@ -113,9 +113,14 @@ class _Table:
         """The place of a row: its line in the file, from 1 for the names of the columns."""
         return f"{self.path}: row {self.line_numbers[row]}"
 
-    def column(self, key: str, name: str) -> list[str]:
-        """The cells of a column; `key` is the setting that names it."""
-        index = self.columns.index(check_column(key, str(name), self.columns, str(self.path)))
+    def column_of_files(self, directory: Path) -> str | None:
+        """The first column whose cell in the first row names a file in `directory`."""
+        cells = zip(self.columns, self.rows[0], strict=True)
+        return next((name for name, cell in cells if os.path.isfile(os.path.join(directory, cell.strip()))), None)
+
+    def column(self, key: str, name: str, *, likely: str | None = None) -> list[str]:
+        """The cells of a column. `key` is the setting that names it, `likely` a column to suggest in an error."""
+        index = self.columns.index(check_column(key, str(name), self.columns, str(self.path), likely=likely))
         return [row[index].strip() for row in self.rows]
 
 

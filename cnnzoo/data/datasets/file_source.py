@@ -143,15 +143,16 @@ def add_missing_splits(
     return {name: train.select(rows) for name, rows in train_val_test_split(train.labels, seed).items()}
 
 
-def check_column(key: str, column: str, columns: Sequence[str], where: str) -> str:
+def check_column(key: str, column: str, columns: Sequence[str], where: str, *, likely: str | None = None) -> str:
     """Return `column` if it is one of `columns`; the UserError names the nearest ones.
 
     key: the setting that names the column.
     where: the file.
+    likely: the column to suggest if no name is similar.
     """
     if column in columns:
         return column
-    similar = nearest(column, columns, limit=1)
+    similar = nearest(column, columns, limit=1) or ([likely] if likely is not None else [])
     way_out = f"type {key}={similar[0]}" if similar else f"type one of them as {key}"
     raise UserError(f"{key}={column}: {where} has no such column, only {quoted_names(columns)}; {way_out}")
 

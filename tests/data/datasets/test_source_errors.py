@@ -58,6 +58,7 @@ LABELED = "".join(f"{name}.png,{'xy'[n % 2]}\n" for n, name in enumerate("abcdef
         ("", {}, "has no rows"),
         ("image,label\n", {}, "has no rows"),
         ("img,label\na.png,x\n", {}, "data.path_column=image: .*labels.csv has no such column, .*path_column=img"),
+        ("label,file\nx,a.png\n", {}, "data.path_column=image: .*; type data.path_column=file"),
         ("image,klass\na.png,x\n", {}, "data.label_column=label: .*no such column, only 'image', 'klass'"),
         ("image,label\n" + LABELED, {"split_column": "fold"}, "data.split_column=fold: .*no such column"),
         ("image,label\n" + LABELED, {"label_columns": ["cat"]}, "data.label_columns=cat: .*no such column"),
